@@ -1,0 +1,364 @@
+"""The command: fifteen work | evaluate | jobs | info | demo."""
+
+import dataclasses
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import gymnasium
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+import fifteen
+from fifteen.checkpoint import read
+from fifteen.config import Learn, Size
+from fifteen.demo import run_demo
+from fifteen.errors import FifteenError, RunError
+from fifteen.jobs.registry import jobs
+from fifteen.log import RECENT, Sink, TensorBoardSink, WorkLog, number
+from fifteen.report import flat, write_index, write_report
+from fifteen.terminal import TerminalSink
+
+if TYPE_CHECKING:
+    from fifteen.learner import Learner
+
+DEFAULT_STEPS = 20_000
+PLAN = "plan.json"
+"""In the folder of a run over several jobs: which jobs, with what arguments, how many are finished."""
+
+
+_Positional = tyro.conf.Positional
+
+
+def _shown(metavar: str, hint: str) -> Any:
+    """How an option looks in --help: the name of its value, and what holds without it."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=hint)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Put a learner to work: it learns the job while doing it. Several jobs follow one another."""
+
+    jobs: Annotated[tuple[str, ...], _Positional, _shown("[JOB ...]", "")] = ()
+    """Gymnasium ids, Fifteen ids (see `fifteen jobs`), or module:factory."""
+    steps: Annotated[int | None, _shown("N", "(default: 20000)")] = None
+    """Environment steps on each job."""
+    episodes: Annotated[int | None, _shown("N", "")] = None
+    """Finished attempts on each job, instead of --steps."""
+    seed: int = 0
+    """Seed of the job, and of a fresh learner."""
+    learner: Annotated[Path | None, _shown("PATH", "(default: a fresh one)")] = None
+    """A saved learner or the folder of a run, to go on with."""
+    run: Annotated[Path | None, _shown("DIR", "(default: runs/JOB-TIME)")] = None
+    """Folder of the run: settings, metrics, experience, learner, report."""
+    learn: Learn = "both"
+    """context: memory only; weights: memory is wiped after every attempt; or both."""
+    num_envs: int = 1
+    """Copies of the job that one learner does at the same time."""
+    size: Annotated[Size | None, _shown("{debug,small,base,large}", "(default: small)")] = None
+    """Size of a fresh learner."""
+    kwargs: Annotated[str, _shown("JSON", "")] = "{}"
+    """Arguments of the job, an object such as '{"size": 5}'."""
+    tensorboard: bool = False
+    """Also write TensorBoard files into the folder of the run."""
+    resume: Annotated[Path | None, _shown("DIR", "")] = None
+    """Go on with the run in this folder, where it was last saved."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """How well a saved learner does a job: fresh memory, no weight updates."""
+
+    job: Annotated[str, _Positional]
+    """A Gymnasium id, a Fifteen id, or module:factory."""
+    learner: Path
+    """A saved learner or the folder of a run."""
+    episodes: int = 20
+    """Attempts."""
+    seed: int = 1
+    """Seed of the job and of the learner's choices."""
+    num_envs: int = 1
+    """Copies of the job that are done at the same time."""
+    kwargs: Annotated[str, _shown("JSON", "")] = "{}"
+    """Arguments of the job, an object such as '{"size": 5}'."""
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """List the jobs that come with Fifteen."""
+
+
+@dataclass(frozen=True)
+class Info:
+    """Check a saved learner or the folder of a run, and say what it is."""
+
+    path: Annotated[Path, _Positional]
+    """A saved learner or the folder of a run."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """One configuration, five jobs, a few minutes: the shortest look at what Fifteen does."""
+
+    run: Annotated[Path | None, _shown("DIR", "(default: runs/demo-TIME)")] = None
+    """Folder of the runs and their reports."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; gives the exit status: 0, 2 after an error, 130 after Ctrl-C."""
+    command: Work | Evaluate | Jobs | Info | Demo = tyro.cli(
+        tyro.conf.OmitSubcommandPrefixes[Work | Evaluate | Jobs | Info | Demo],  # type: ignore[arg-type]
+        prog="fifteen",
+        description="One learner, put to work on any job.",
+        args=arguments,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    console = Console()
+    # A job's module:factory may lie in the working folder, as with `python -m`.
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        match command:
+            case Work():
+                return _resume(command, console) if command.resume else _work(command, console)
+            case Evaluate():
+                return _evaluate(command, console)
+            case Jobs():
+                return _jobs(console)
+            case Info():
+                return _info(command.path, console)
+            case Demo():
+                return run_demo(command.run or _default_folder("demo"), console)
+    except FifteenError as error:
+        print(f"fifteen: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("fifteen: interrupted", file=sys.stderr)
+        return 130
+
+
+def _work(command: Work, console: Console) -> int:
+    kwargs = _parse_kwargs(command.kwargs)
+    if not command.jobs:
+        raise RunError("no job given. Name one: fifteen work CartPole-v1, or --resume DIR")
+    if command.steps is not None and command.episodes is not None:
+        raise RunError("--steps and --episodes are two budgets for one run: give one of them")
+    if command.learner is not None and command.size is not None:
+        raise RunError(f"the learner in {command.learner} has its size already: drop --size")
+    several = len(command.jobs) > 1
+    folder = command.run or _default_folder("jobs" if several else _slug(command.jobs[0]))
+    if (folder / PLAN).exists():
+        raise RunError(f"{folder} holds a run already: --resume it, or give another --run")
+    plan = {
+        "jobs": list(command.jobs),
+        "finished": 0,
+        "steps": DEFAULT_STEPS if command.steps is None is command.episodes else command.steps,
+        "episodes": command.episodes,
+        "seed": command.seed,
+        "learner": None if command.learner is None else str(command.learner),
+        "size": command.size or "small",
+        "learn": command.learn,
+        "num_envs": command.num_envs,
+        "kwargs": kwargs,
+    }
+    if several:
+        folder.mkdir(parents=True, exist_ok=True)
+        return _follow(plan, folder, command.tensorboard, console)
+    log = _work_on(
+        command.jobs[0], _first_learner(plan), plan, folder, command.tensorboard, console
+    )
+    return _say_end(log, folder, folder, console)
+
+
+def _resume(command: Work, console: Console) -> int:
+    """Go on with a run of one job or of several."""
+    folder = command.resume
+    assert folder is not None
+    for field in dataclasses.fields(Work):
+        free = field.name in ("resume", "tensorboard")
+        if not free and getattr(command, field.name) != field.default:
+            name = "JOB" if field.name == "jobs" else f"--{field.name.replace('_', '-')}"
+            raise RunError(f"a resumed run keeps the settings in {folder}: drop {name}")
+    if not folder.is_dir():
+        raise RunError(f"there is no folder {folder}: --resume needs the folder of a run")
+    if (folder / PLAN).is_file():
+        plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+        return _follow(plan, folder, command.tensorboard, console)
+    log = _resume_one(folder, command.tensorboard, console)
+    return _say_end(log, folder, folder, console)
+
+
+def _follow(plan: dict[str, Any], folder: Path, tensorboard: bool, console: Console) -> int:
+    """Work through what is left of a run of several jobs."""
+    runs = [folder / f"{n}-{_slug(job)}" for n, job in enumerate(plan["jobs"], start=1)]
+    for n in range(plan["finished"], len(runs)):
+        _write_plan(plan, folder)
+        if (runs[n] / "config.json").is_file():
+            log = _resume_one(runs[n], tensorboard, console)
+        else:
+            learner = fifteen.load(runs[n - 1]) if n else _first_learner(plan)
+            log = _work_on(plan["jobs"][n], learner, plan, runs[n], tensorboard, console)
+        if log.reason == "interrupted":
+            return _say_end(log, runs[n], folder, console)
+        _say_end(log, runs[n], folder, console)
+        plan["finished"] = n + 1
+    _write_plan(plan, folder)
+    index = write_index(folder, "One learner, several jobs", (), dict.fromkeys(runs, ()))
+    console.print(f"all reports: {index}", soft_wrap=True, highlight=False)
+    return 0
+
+
+def _first_learner(plan: dict[str, Any]) -> "Learner":
+    if plan["learner"] is not None:
+        return fifteen.load(plan["learner"])
+    return fifteen.new(size=plan["size"], seed=plan["seed"])
+
+
+def _work_on(
+    job: str,
+    learner: "Learner",
+    plan: dict[str, Any],
+    folder: Path,
+    tensorboard: bool,
+    console: Console,
+) -> WorkLog:
+    console.print(f"{job}: the first seconds go into compiling", style="dim")
+    sinks = _sinks(folder, tensorboard, console)
+    try:
+        return fifteen.work(
+            learner,
+            job,
+            steps=plan["steps"],
+            episodes=plan["episodes"],
+            seed=plan["seed"],
+            learn=plan["learn"],
+            num_envs=plan["num_envs"],
+            kwargs=plan["kwargs"],
+            run=folder,
+            sinks=sinks,
+        )
+    finally:
+        _close(sinks)
+
+
+def _resume_one(folder: Path, tensorboard: bool, console: Console) -> WorkLog:
+    sinks = _sinks(folder, tensorboard, console)
+    try:
+        return fifteen.resume(folder, sinks=sinks)
+    finally:
+        _close(sinks)
+
+
+def _say_end(log: WorkLog, run: Path, resumable: Path, console: Console) -> int:
+    """Sum up a run that ended. `resumable` is what --resume takes: `run` or the folder above."""
+    n = len(log.returns)
+    if n:
+        first, last = log.returns[:RECENT].mean(), log.returns[-RECENT:].mean()
+        means = f"mean return {number(first)} at first, {number(last)} at last"
+        console.print(f"{n:,} attempts, {means} (of {RECENT})", highlight=False)
+    report = write_report(run)
+    console.print(f"learner: {run}\nreport:  {report}", soft_wrap=True, highlight=False)
+    if log.reason != "interrupted":
+        return 0
+    console.print(
+        f"interrupted, and saved. To go on: fifteen work --resume {resumable}",
+        soft_wrap=True,
+        highlight=False,
+    )
+    return 130
+
+
+def _evaluate(command: Evaluate, console: Console) -> int:
+    result = fifteen.evaluate(
+        fifteen.load(command.learner),
+        command.job,
+        episodes=command.episodes,
+        seed=command.seed,
+        num_envs=command.num_envs,
+        kwargs=_parse_kwargs(command.kwargs),
+    )
+    lengths = float(np.mean(result.lengths))
+    console.print(
+        f"{command.job}: mean return {number(result.mean)}, standard deviation "
+        f"{number(result.std)}, mean length {number(lengths)}, {len(result.returns)} attempts",
+        highlight=False,
+    )
+    return 0
+
+
+def _jobs(console: Console) -> int:
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    table.add_column("Job", no_wrap=True)
+    table.add_column("What it is")
+    for job in jobs():
+        table.add_row(job.id, job.description)
+    console.print(table)
+    console.print(
+        f"\nAny of the {len(gymnasium.registry)} Gymnasium ids registered here is a job too, and so "
+        "is your own module:factory.",
+        style="dim",
+    )
+    return 0
+
+
+def _info(path: Path, console: Console) -> int:
+    inner = path / "learner"
+    arrays, manifest = read(inner if inner.is_dir() else path)
+    numbers = sum(array.size for array in arrays.values())
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    table.add_row("path", str(path))
+    table.add_row("holds", f"{len(arrays)} arrays, {numbers:,} numbers, verified")
+    for name, value in flat(manifest):
+        table.add_row(name, value)
+    console.print(table)
+    return 0
+
+
+def _sinks(folder: Path, tensorboard: bool, console: Console) -> tuple[Sink, ...]:
+    terminal = TerminalSink(console)
+    return (terminal, TensorBoardSink(folder / "tensorboard")) if tensorboard else (terminal,)
+
+
+def _close(sinks: Sequence[Sink]) -> None:
+    for sink in sinks:
+        sink.close()
+
+
+def _write_plan(plan: dict[str, Any], folder: Path) -> None:
+    part = folder / f"{PLAN}.part"
+    with part.open("w", encoding="utf-8") as file:
+        json.dump(plan, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(folder / PLAN)
+
+
+def _parse_kwargs(text: str) -> dict[str, Any]:
+    try:
+        kwargs = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RunError(
+            f"--kwargs {text!r} is not JSON ({error}): expected an object such as '{{\"size\": 5}}'"
+        ) from error
+    if not isinstance(kwargs, dict):
+        raise RunError(f"--kwargs {text!r} is not a JSON object such as '{{\"size\": 5}}'")
+    return kwargs
+
+
+def _default_folder(name: str) -> Path:
+    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _slug(job: str) -> str:
+    """A job's id as the name of a folder."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", job).strip("-")

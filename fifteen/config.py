@@ -1,0 +1,63 @@
+"""Every setting: one frozen dataclass for the mind's shape, one per verb, and one size dial."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Size = Literal["debug", "small", "base", "large"]
+Learn = Literal["context", "weights", "both"]
+
+
+@dataclass(frozen=True)
+class MindConfig:
+    """Shape of the network. It is part of a checkpoint: weights fit one MindConfig only."""
+
+    slots: int = 64  # sensor values in a percept
+    width: int = 128  # features between layers
+    layers: int = 1  # fast-weight memory layers
+    heads: int = 2  # memory heads per layer
+    head_size: int = 16  # d: each head's state is d x d
+    taps: int = 4  # width of the short causal convolution before the memory
+    rank: int = 64  # size of the codes of action factors and bins
+    max_factors: int = 128  # rows of factor codes: the most action factors a job may have
+    max_bins: int = 16  # rows of bin codes
+    value_bins: int = 51  # support of the categorical values
+    value_limit: float = 1.2  # the support spans symexp(-limit) .. symexp(limit), in scaled returns
+
+    @property
+    def memory_size(self) -> int:
+        """float32 numbers that one stream's memory holds."""
+        per_layer = self.heads * self.head_size**2 + (self.taps - 1) * 3 * self.heads * self.head_size
+        return self.layers * per_layer
+
+
+SIZES: dict[str, MindConfig] = {
+    "debug": MindConfig(slots=32, width=32, heads=2, head_size=8, rank=16, value_bins=21),
+    "small": MindConfig(),
+    "base": MindConfig(slots=128, width=256, layers=2, heads=8, head_size=32, rank=128),
+    "large": MindConfig(slots=256, width=512, layers=4, heads=8, head_size=64, rank=256),
+}
+
+
+@dataclass(frozen=True)
+class WorkConfig:
+    """How a learner learns on the job. The same for every job: nothing here is chosen per job."""
+
+    discount: float = 0.99  # per step, v_now
+    attempt_discount: float = 0.93  # per attempt boundary, v_later
+    trace: float = 0.9  # lambda of Retrace
+    replay: int = 100_000  # rows kept for replay, all streams together
+    sequence: int = 8  # transitions per replayed sequence
+    batch: int = 16  # sequences per update
+    block: int = 4  # ticks between two blocks of updates
+    updates_per_step: float = 1.0
+    warmup: int = 200  # rows before the first update
+    learning_rate: float = 7e-4
+    adam_b2: float = 0.999
+    max_gradient: float = 10.0  # clip of the global gradient norm
+    anchor_decay: float = 1e-2  # decoupled L2 toward the initial weights, times the learning rate
+    target_rate: float = 0.01  # slow averaging of the target network, per update
+    improvement_floor: float = 0.03  # least scale of an advantage, in scaled returns
+    policy_weight: float = 1.0
+    prediction_weight: float = 0.1
+    reward_quantile: float = 0.95  # of |discounted return|: the unit in which returns are learned
+    scale_decay: float = 1e-4  # forgetting of that quantile's histogram, per step

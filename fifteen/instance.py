@@ -1,0 +1,201 @@
+"""One instance at work: what follows its own stream (memory, statistics, keys), and how it acts. Pure functions.
+
+Nothing here is keyed by job or reset by a boundary: statistics and memory follow the stream of experience.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from fifteen.config import MindConfig, WorkConfig
+from fifteen.frames import Decision, Layout
+from fifteen.losses import choose, masked_log_softmax
+from fifteen.model import Model, Percept, expected_value
+
+_SCALE_BINS = 256
+_SCALE_LOG10 = (-12.0, 12.0)
+_SENSOR_CLIP = 8.0  # standard deviations
+_COUNT_CAP = 100_000.0  # observations after which the statistics become slow exponential averages
+
+
+class Statistics(NamedTuple):
+    """Running statistics of one instance's stream, shared by its E parallel streams."""
+
+    count: Array  # float32[]
+    mean: Array  # float32[slots]
+    variance: Array  # float32[slots]
+    histogram: Array  # float32[256] of log10 |discounted return|, slowly forgotten
+
+
+class Instance(NamedTuple):
+    """Everything an instance carries from one moment to the next, for E streams."""
+
+    statistics: Statistics
+    memory: Array  # float32[E, memory]
+    trailing: Array  # float32[E], discounted sum of the attempt's rewards so far
+    predicted: Array  # float32[E, slots + 1], the percept expected next
+    key: Array  # uint32[2]
+
+
+def new_statistics(slots: int) -> Statistics:
+    return Statistics(jnp.zeros(()), jnp.zeros(slots), jnp.ones(slots), jnp.zeros(_SCALE_BINS))
+
+
+def new_instance(config: MindConfig, streams: int, key: Array) -> Instance:
+    return Instance(
+        statistics=new_statistics(config.slots),
+        memory=jnp.zeros((streams, config.memory_size)),
+        trailing=jnp.zeros(streams),
+        predicted=jnp.zeros((streams, config.slots + 1)),
+        key=key,
+    )
+
+
+def observe_sensors(statistics: Statistics, vectors: Array, active: Array) -> Statistics:
+    """Welford's update with a batch: vectors float32[E, slots], active bool[E]."""
+    weight = active.astype(jnp.float32)[:, None]  # [E, 1]
+    added = jnp.sum(weight)
+    total = jnp.minimum(statistics.count, _COUNT_CAP) + added
+    share = jnp.where(total > 0, added / jnp.maximum(total, 1.0), 0.0)
+    batch_mean = jnp.sum(weight * vectors, axis=0) / jnp.maximum(added, 1.0)
+    batch_variance = jnp.sum(weight * (vectors - batch_mean[None]) ** 2, axis=0) / jnp.maximum(added, 1.0)
+    offset = batch_mean - statistics.mean
+    variance = (1 - share) * statistics.variance + share * batch_variance + share * (1 - share) * offset**2
+    # The first observation says where the sensors are, not how much they vary.
+    variance = jnp.where(statistics.count == 0, jnp.ones_like(variance), variance)
+    return statistics._replace(count=total, mean=statistics.mean + share * offset, variance=variance)
+
+
+def standardise(statistics: Statistics, vector: Array, continuous: Array) -> Array:
+    """float32[slots] -> float32[slots]: continuous sensors in standard deviations, clipped; the others as they are."""
+    scaled = (vector - statistics.mean) * jax.lax.rsqrt(statistics.variance + 1e-8)
+    return jnp.where(continuous, jnp.clip(scaled, -_SENSOR_CLIP, _SENSOR_CLIP), vector)
+
+
+def observe_return(histogram: Array, size: Array, active: Array, decay: float) -> Array:
+    """Count |discounted return| float32[E] in the histogram; zeros say nothing about the unit."""
+    low, high = _SCALE_LOG10
+    place = (jnp.log10(jnp.maximum(size, 1e-30)) - low) * (_SCALE_BINS / (high - low))
+    index = jnp.clip(place, 0, _SCALE_BINS - 1).astype(jnp.int32)
+    counted = jnp.where(active & (size > 0), 1.0, 0.0)
+    return (histogram * (1.0 - decay)).at[index].add(counted)
+
+
+def return_scale(histogram: Array, quantile: float) -> Array:
+    """The `quantile` of |discounted return|, interpolated within its bin; 1 while nothing was counted."""
+    low, high = _SCALE_LOG10
+    cumulative = jnp.cumsum(histogram)
+    wanted = quantile * cumulative[-1]
+    index = jnp.argmax(cumulative >= wanted)
+    inside = (wanted - (cumulative[index] - histogram[index])) / jnp.maximum(histogram[index], 1e-30)
+    place = index.astype(jnp.float32) + jnp.clip(inside, 0.0, 1.0)
+    return jnp.where(cumulative[-1] > 0, 10.0 ** (low + place * ((high - low) / _SCALE_BINS)), 1.0)
+
+
+def act(
+    model: Model,
+    instance: Instance,
+    frames: Array,
+    images: Array | None,
+    single: Array,
+    table: Array,
+    continuous: Array,
+    *,
+    config: MindConfig,
+    work: WorkConfig,
+    layout: Layout,
+    wipe: bool,
+) -> tuple[Instance, Array]:
+    """Perceive and decide, for E streams.
+
+    frames float32[E, percept]; images uint8[E, 32, 32, 3] or None; single bool[E, M, B] and table
+    bool[E, G, B, ...]: valid actions, see `spaces.Valid`; continuous bool[slots]; wipe: forget at every attempt's
+    beginning. Returns the instance and packed decisions float32[E, decision]. Streams that are not active are left
+    as they were.
+    """
+    active = jax.vmap(layout.active)(frames)
+    percepts = jax.vmap(layout.percept)(frames, images)
+    statistics = observe_sensors(instance.statistics, percepts.vector, active)
+    trailing = jnp.where(percepts.first, 0.0, work.discount * instance.trailing) + percepts.reward
+    histogram = observe_return(statistics.histogram, jnp.abs(trailing), active, work.scale_decay)
+    statistics = statistics._replace(histogram=histogram)
+    scale = return_scale(histogram, work.reward_quantile)
+    key, *stream_keys = jax.random.split(instance.key, 1 + frames.shape[0])
+
+    def one(
+        memory: Array, predicted: Array, percept: Percept, single: Array, table: Array, key: Array
+    ) -> tuple[Array, Array, Array]:
+        sensors = standardise(statistics, percept.vector, continuous)
+        x = model.encode(percept, sensors, percept.reward / scale)
+        memory, x = model.step(memory, x, percept.first if wipe else jnp.zeros((), bool))
+        features = model.features(x)
+        choice, log_prob, mask, value = _decide(model, features, single, table, key, config, layout)
+        surprise = jnp.where(percept.first, 0.0, jnp.sqrt(jnp.sum((predicted[:-1] - sensors) ** 2)))
+        decision = Decision(choice, log_prob, value, scale, surprise, mask)
+        return memory, model.predict(features, choice), layout.pack(decision)
+
+    memory, predicted, decisions = jax.vmap(one)(
+        instance.memory, instance.predicted, percepts, single, table, jnp.stack(stream_keys)
+    )
+    acted = Instance(
+        statistics=statistics,
+        memory=jnp.where(active[:, None], memory, instance.memory),
+        trailing=jnp.where(active, trailing, instance.trailing),
+        predicted=jnp.where(active[:, None], predicted, instance.predicted),
+        key=key,
+    )
+    return acted, decisions
+
+
+def _decide(
+    model: Model, features: Array, single: Array, table: Array, key: Array, config: MindConfig, layout: Layout
+) -> tuple[Array, Array, Array, Array]:
+    """Draw a choice, most significant digits first, so that every number drawn is valid.
+
+    Returns choice int32[M], log_prob float32[M], mask bool[M, B], value float32[].
+    """
+    keys = jax.random.split(key, 1 + max(layout.digits))
+    choice = jnp.full(layout.factors, -1, jnp.int32)
+    mask, log_policy = single, jnp.zeros(single.shape)
+    heads = None
+    for digit, digit_key in enumerate(keys):
+        mask = digit_masks(single, table, choice, layout.digits)
+        heads = model.heads(features, model.digit_prefix(choice, layout.digits), layout.bins)
+        log_policy = masked_log_softmax(heads.policy, mask)
+        drawn = jax.random.categorical(digit_key, log_policy).astype(jnp.int32)
+        choice = jnp.where(jnp.array([d == digit for d in layout.digits]), drawn, choice)
+    assert heads is not None
+    value = jnp.sum(jnp.exp(log_policy) * expected_value(heads.value, config), axis=1)
+    return choice, choose(log_policy, choice), mask, jnp.mean(value)
+
+
+def digit_masks(single: Array, table: Array, choice: Array, digits: tuple[int, ...]) -> Array:
+    """Valid bins of every factor, given the more significant digits chosen so far.
+
+    single bool[M, B]; table bool[G, B, ..., B] with one axis per digit; choice int32[M]. Returns bool[M, B].
+    """
+    length = table.ndim - 1
+    if table.shape[0] == 0:
+        return single
+    rows, group, remaining = [], -1, table[0]
+    multi = _multi_digit(digits, length)
+    for factor, digit in enumerate(digits):
+        if not multi[factor]:
+            rows.append(single[factor])
+            continue
+        if digit == 0:
+            group += 1
+            remaining = table[group]
+        rows.append(jnp.any(remaining, axis=tuple(range(1, remaining.ndim))))
+        remaining = remaining[jnp.maximum(choice[factor], 0)]
+    return jnp.stack(rows)
+
+
+def _multi_digit(digits: tuple[int, ...], length: int) -> list[bool]:
+    """Which factors are digits of a longer number: all groups have `length` digits, single factors stand alone."""
+    return [
+        digit > 0 or (length > 1 and factor + 1 < len(digits) and digits[factor + 1] == 1)
+        for factor, digit in enumerate(digits)
+    ]

@@ -1,0 +1,316 @@
+"""The network: percept encoder -> memory layers -> policy, value and prediction heads.
+
+One network serves every job. What differs between jobs, the number of action factors and bins, is a static slice of
+a fixed grid of codes: slot (m, b) has the code factor_code[m] * bin_code[b], and a head reads it bilinearly.
+Everything here is written for one stream; vmap for more.
+"""
+
+import itertools
+import math
+from typing import NamedTuple, final
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from fifteen import memory
+from fifteen.config import MindConfig
+from fifteen.returns import support, symlog
+
+CONTEXT_SIZE = 7
+
+
+class Percept(NamedTuple):
+    """What one stream perceives at one moment. Sensors are raw: the learner's statistics standardise them."""
+
+    vector: Array  # float32[slots]
+    image: Array | None  # uint8[32, 32, 3]
+    previous: Array  # int32[M], the choice that led here; -1 where there was none
+    reward: Array  # float32[], raw
+    first: Array  # bool[], begins an attempt
+    terminated: Array  # bool[], last of its attempt; never an input of the network, which must value it like any other
+    truncated: Array  # bool[], last of its attempt; likewise
+    after_termination: Array  # bool[], first of an attempt after one that terminated
+    after_truncation: Array  # bool[], first of an attempt after one that was truncated
+    step: Array  # int32[], steps since the attempt began
+
+
+class Heads(NamedTuple):
+    """Read-outs of one percept."""
+
+    policy: Array  # float32[M, B] logits, unmasked
+    value: Array  # float32[M, B, Z] logits of the categorical action value of each factor (v_now)
+    later: Array  # float32[Z] logits of v_later
+
+
+@final
+class Linear(eqx.Module):
+    """y = W x + b, W float32[out, in], drawn from N(0, scale^2 / in)."""
+
+    weight: Array
+    bias: Array
+
+    def __init__(self, key: Array, size_in: int, size_out: int, scale: float = 1.0):
+        self.weight = jax.random.normal(key, (size_in, size_out)) * (scale / size_in**0.5)
+        self.bias = jnp.zeros(size_out)
+
+    def __call__(self, x: Array) -> Array:
+        return x @ self.weight + self.bias
+
+
+@final
+class LayerNorm(eqx.Module):
+    """Ba et al. 2016, over the last axis."""
+
+    gain: Array
+    bias: Array
+
+    def __init__(self, size: int):
+        self.gain = jnp.ones(size)
+        self.bias = jnp.zeros(size)
+
+    def __call__(self, x: Array) -> Array:
+        centred = x - jnp.mean(x)
+        return centred * jax.lax.rsqrt(jnp.mean(centred**2) + 1e-5) * self.gain + self.bias
+
+
+@final
+class ImageEncoder(eqx.Module):
+    """Three strided convolutions, uint8[32, 32, 3] -> float32[width]."""
+
+    kernels: tuple[Array, ...]  # each float32[3, 3, in, out]
+    project: Linear
+
+    def __init__(self, key: Array, width: int):
+        keys = jax.random.split(key, 4)
+        channels = (3, 8, 16, 16)
+        self.kernels = tuple(
+            jax.random.normal(k, (3, 3, i, o)) * (2.0 / (9 * i)) ** 0.5
+            for k, i, o in zip(keys[:3], channels[:-1], channels[1:], strict=True)
+        )
+        self.project = Linear(keys[3], 4 * 4 * channels[-1], width)
+
+    def __call__(self, image: Array) -> Array:
+        x = image[None].astype(jnp.float32) / 127.5 - 1.0
+        for kernel in self.kernels:
+            x = jax.lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+            x = jax.nn.silu(x)
+        return self.project(x.reshape(-1))
+
+
+@final
+class MemoryLayer(eqx.Module):
+    """x + out(gate * read): pre-norm residual layer around the gated delta rule, after a short causal convolution.
+
+    Its state is one flat vector: the heads' fast weights, then the last taps - 1 inputs of the convolution.
+    """
+
+    norm: LayerNorm
+    project: Linear  # W -> q, k, v of every head
+    convolution: Array  # float32[taps, 3 * heads * head_size], last tap is the present
+    gates: Linear  # W -> write strength and decay of every head, then the read-out gate
+    out: Linear
+    read_norm: LayerNorm
+    heads: int = eqx.field(static=True)
+    size: int = eqx.field(static=True)
+
+    def __init__(self, key: Array, config: MindConfig):
+        keys = jax.random.split(key, 4)
+        inner = config.heads * config.head_size
+        self.norm = LayerNorm(config.width)
+        self.project = Linear(keys[0], config.width, 3 * inner)
+        identity = jnp.zeros((config.taps, 3 * inner)).at[-1].set(1.0)
+        self.convolution = identity + jax.random.normal(keys[1], identity.shape) * 0.1
+        self.gates = Linear(keys[2], config.width, 2 * config.heads + inner)
+        self.out = Linear(keys[3], inner, config.width)
+        self.read_norm = LayerNorm(config.head_size)
+        self.heads, self.size = config.heads, config.head_size
+
+    def _qkv(self, mixed: Array) -> tuple[Array, Array, Array]:
+        """float32[3 * heads * d] -> query, key (unit length), value, each float32[heads, d]."""
+        query, key, value = jax.nn.silu(mixed).reshape(3, self.heads, self.size)
+        return _unit(query), _unit(key), value
+
+    def _gates(self, normed: Array) -> tuple[Array, Array, Array]:
+        """float32[W] -> write float32[heads], log_decay float32[heads], gate float32[heads, d]."""
+        raw = self.gates(normed)
+        # An untrained memory keeps about 0.98 of itself a step.
+        log_decay = -jax.nn.softplus(raw[self.heads : 2 * self.heads] - 4.0)
+        return jax.nn.sigmoid(raw[: self.heads]), log_decay, jax.nn.silu(raw[2 * self.heads :]).reshape(self.heads, -1)
+
+    def _residual(self, x: Array, read: Array, gate: Array) -> Array:
+        return x + self.out((jax.vmap(self.read_norm)(read) * gate).reshape(-1))
+
+    def _split(self, state: Array) -> tuple[Array, Array]:
+        fast = self.heads * self.size**2
+        return state[:fast].reshape(self.heads, self.size, self.size), state[fast:].reshape(
+            self.convolution.shape[0] - 1, -1
+        )
+
+    def step(self, state: Array, x: Array, reset: Array) -> tuple[Array, Array]:
+        """state float32[memory], x float32[W], reset bool[] -> (state, float32[W])."""
+        weights, recent = self._split(state)
+        normed = self.norm(x)
+        recent = jnp.where(reset, 0.0, recent)
+        window = jnp.concatenate([recent, self.project(normed)[None]])
+        query, key, value = self._qkv(jnp.sum(window * self.convolution, axis=0))
+        write, log_decay, gate = self._gates(normed)
+        resets = jnp.broadcast_to(reset, (self.heads,))
+        weights, read = jax.vmap(memory.delta_step)(weights, query, key, value, write, log_decay, resets)
+        return jnp.concatenate([weights.reshape(-1), window[1:].reshape(-1)]), self._residual(x, read, gate)
+
+    def unroll(self, state: Array, x: Array, reset: Array) -> tuple[Array, Array]:
+        """state float32[memory], x float32[T, W], reset bool[T] -> (state, float32[T, W])."""
+        weights, recent = self._split(state)
+        length, taps = x.shape[0], self.convolution.shape[0]
+        normed = jax.vmap(self.norm)(x)
+        window = jnp.concatenate([recent, jax.vmap(self.project)(normed)])  # [taps - 1 + T, 3 * inner]
+        segment = jnp.concatenate([jnp.zeros(taps - 1, jnp.int32), jnp.cumsum(reset.astype(jnp.int32))])
+        mixed = jnp.zeros((length, window.shape[1]))
+        for tap in range(taps):
+            same = segment[tap : tap + length] == segment[taps - 1 :]
+            mixed = mixed + jnp.where(same[:, None], window[tap : tap + length], 0.0) * self.convolution[tap][None]
+        query, key, value = jax.vmap(self._qkv)(mixed)  # [T, heads, d]
+        write, log_decay, gate = jax.vmap(self._gates)(normed)
+        per_head = jax.vmap(memory.unroll, in_axes=(0, 1, 1, 1, 1, 1, None), out_axes=(0, 1))
+        weights, read = per_head(weights, query, key, value, write, log_decay, reset)
+        kept = segment[length:] == segment[-1]
+        recent = jnp.where(kept[:, None], window[length:], 0.0)
+        state = jnp.concatenate([weights.reshape(-1), recent.reshape(-1)])
+        return state, jax.vmap(self._residual)(x, read, gate)
+
+
+@final
+class Model(eqx.Module):
+    """Parameters of the mind."""
+
+    sense: Linear
+    see: ImageEncoder
+    sense_norm: LayerNorm
+    layers: tuple[MemoryLayer, ...]
+    trunk: Linear
+    trunk_norm: LayerNorm
+    factor_code: Array  # float32[max_factors, R]
+    bin_code: Array  # float32[max_bins, R]
+    policy: Linear  # W -> R
+    advantage: Linear  # W -> R
+    advantage_out: Linear  # R -> Z
+    value: Linear  # W -> Z
+    later: Linear  # W -> Z
+    imagine: Linear  # W + R -> W
+    imagined: Linear  # W -> slots + 1
+
+    def __init__(self, config: MindConfig, key: Array):
+        keys = iter(jax.random.split(key, 16))
+        width, rank, bins = config.width, config.rank, config.value_bins
+        self.sense = Linear(next(keys), config.slots + CONTEXT_SIZE + rank, width)
+        self.see = ImageEncoder(next(keys), width)
+        self.sense_norm = LayerNorm(width)
+        self.layers = tuple(MemoryLayer(k, config) for k in jax.random.split(next(keys), config.layers))
+        self.trunk = Linear(next(keys), width, width)
+        self.trunk_norm = LayerNorm(width)
+        self.factor_code = jax.random.rademacher(next(keys), (config.max_factors, rank), jnp.float32)
+        self.bin_code = jax.random.normal(next(keys), (config.max_bins, rank))
+        # Zero read-outs: a uniform policy, and values of zero that a job's outcomes pull up or down.
+        self.policy = Linear(next(keys), width, rank, scale=0.0)
+        self.advantage = Linear(next(keys), width, rank)
+        self.advantage_out = Linear(next(keys), rank, bins, scale=0.0)
+        self.value = Linear(next(keys), width, bins, scale=0.0)
+        self.later = Linear(next(keys), width, bins, scale=0.0)
+        self.imagine = Linear(next(keys), width + rank, width)
+        self.imagined = Linear(next(keys), width, config.slots + 1, scale=0.0)
+
+    def code(self, choice: Array) -> Array:
+        """int32[M] (-1: none) -> float32[R], the sum of the chosen slots' codes."""
+        # one_hot of -1 is zero. A product, since the gradient of a gather is a scatter, which is slow on a CPU.
+        chosen = jax.nn.one_hot(choice, self.bin_code.shape[0]) @ self.bin_code * self.factor_code[: choice.shape[0]]
+        return jnp.sum(chosen, axis=0) * (choice.shape[0] ** -0.5)
+
+    def encode(self, percept: Percept, sensors: Array, reward: Array) -> Array:
+        """sensors float32[slots] standardised, reward float32[] scaled -> float32[W]."""
+        context = jnp.stack(
+            [
+                jnp.clip(symlog(reward), -3.0, 3.0),
+                percept.first.astype(jnp.float32),
+                percept.after_termination.astype(jnp.float32),
+                percept.after_truncation.astype(jnp.float32),
+                jnp.log1p(percept.step.astype(jnp.float32)) / 5.0,
+                jnp.exp(-percept.step.astype(jnp.float32) / 10.0),
+                jnp.ones(()),
+            ]
+        )
+        x = self.sense(jnp.concatenate([sensors, context, self.code(percept.previous)]))
+        if percept.image is not None:
+            x = x + self.see(percept.image)
+        return jax.nn.silu(self.sense_norm(x))
+
+    def step(self, state: Array, x: Array, reset: Array) -> tuple[Array, Array]:
+        """One step of all memory layers: state float32[memory], x float32[W] -> (state, float32[W])."""
+        states = []
+        for layer, layer_state in zip(self.layers, jnp.split(state, len(self.layers)), strict=True):
+            layer_state, x = layer.step(layer_state, x, reset)
+            states.append(layer_state)
+        return jnp.concatenate(states), x
+
+    def unroll(self, state: Array, x: Array, reset: Array) -> tuple[Array, Array]:
+        """T steps of all memory layers: x float32[T, W], reset bool[T] -> (state, float32[T, W])."""
+        states = []
+        for layer, layer_state in zip(self.layers, jnp.split(state, len(self.layers)), strict=True):
+            layer_state, x = layer.unroll(layer_state, x, reset)
+            states.append(layer_state)
+        return jnp.concatenate(states), x
+
+    def features(self, x: Array) -> Array:
+        """What all heads read: x float32[W] after the memory -> float32[W]."""
+        return jax.nn.silu(self.trunk_norm(self.trunk(x)))
+
+    def heads(self, features: Array, prefix: Array, bins: int) -> Heads:
+        """features float32[W]; prefix float32[M, R]: code of the digits already chosen (`digit_prefix`)."""
+        seen = self.factor_code[: prefix.shape[0]] * (1.0 + prefix)  # [M, R]
+        slot_code = self.bin_code[:bins]
+        policy = (self.policy(features)[None] * seen) @ slot_code.T
+        hidden = (self.advantage(features)[None] * seen)[:, None] * slot_code[None]  # [M, B, R]
+        scale = slot_code.shape[1] ** -0.5
+        value = jax.vmap(jax.vmap(self.advantage_out))(hidden) + self.value(features)[None, None]
+        return Heads(policy * scale, value, self.later(jax.lax.stop_gradient(features)))
+
+    def predict(self, features: Array, choice: Array) -> Array:
+        """features float32[W], choice int32[M] -> float32[slots + 1]: next standardised sensors, next scaled reward."""
+        x = jnp.concatenate([features, self.code(choice)])
+        return self.imagined(jax.nn.silu(self.imagine(x)))
+
+    def digit_prefix(self, choice: Array, digits: tuple[int, ...]) -> Array:
+        """Codes of the more significant digits chosen in the same group: int32[M] -> float32[M, R]."""
+        if not any(digits):
+            return jnp.zeros((len(digits), self.bin_code.shape[1]))
+        rows, known = [], jnp.zeros(self.bin_code.shape[1])
+        for factor, digit in enumerate(digits):
+            known = known if digit else jnp.zeros_like(known)
+            rows.append(known)
+            bin_code = jax.nn.one_hot(choice[factor], self.bin_code.shape[0]) @ self.bin_code
+            known = known + self.factor_code[factor] * bin_code
+        return jnp.stack(rows)
+
+
+def ravel(model: Model) -> Array:
+    """All parameters as one vector float32[P]."""
+    return jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(model)])
+
+
+def unravel(weights: Array, config: MindConfig) -> Model:
+    """Inverse of `ravel`: float32[P] -> Model. One split, whose gradient is one concatenation."""
+    shapes, structure = jax.tree.flatten(jax.eval_shape(lambda: Model(config, jax.random.key(0))))
+    ends = list(itertools.accumulate(math.prod(s.shape) for s in shapes))
+    parts = jnp.split(weights, ends[:-1])
+    return structure.unflatten([part.reshape(s.shape) for part, s in zip(parts, shapes, strict=True)])
+
+
+def expected_value(logits: Array, config: MindConfig) -> Array:
+    """Mean of categorical values: float32[..., Z] -> float32[...], in scaled returns."""
+    return jax.nn.softmax(logits) @ support(config.value_bins, config.value_limit)
+
+
+def _unit(x: Array) -> Array:
+    """Unit length along the last axis; zero stays zero, with a finite gradient."""
+    return x * jax.lax.rsqrt(jnp.sum(x**2, axis=-1, keepdims=True) + 1e-6)
