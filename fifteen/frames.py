@@ -35,7 +35,8 @@ class Layout:
     slots: int
     factors: int  # M
     bins: int  # B
-    digits: tuple[int, ...]  # of each factor: its position within its number, see spaces.HandShape
+    digits: tuple[int, ...]  # of each factor: its position within its number
+    group: tuple[int, ...]  # of each factor: which number of several digits it belongs to, or -1
 
     @property
     def percept_size(self) -> int:

@@ -17,6 +17,7 @@ from fifteen.model import Model, Percept, expected_value
 _SCALE_BINS = 256
 _SCALE_LOG10 = (-12.0, 12.0)
 _SENSOR_CLIP = 8.0  # standard deviations
+_INHERITED_COUNT = 1000.0  # observations that earlier lifetimes count for when a new one begins
 _COUNT_CAP = 100_000.0  # observations after which the statistics become slow exponential averages
 
 
@@ -36,20 +37,22 @@ class Instance(NamedTuple):
     memory: Array  # float32[E, memory]
     trailing: Array  # float32[E], discounted sum of the attempt's rewards so far
     predicted: Array  # float32[E, slots + 1], the percept expected next
-    key: Array  # uint32[2]
+    key: Array  # uint32[2], data of a threefry key
 
 
 def new_statistics(slots: int) -> Statistics:
     return Statistics(jnp.zeros(()), jnp.zeros(slots), jnp.ones(slots), jnp.zeros(_SCALE_BINS))
 
 
-def new_instance(config: MindConfig, streams: int, key: Array) -> Instance:
+def new_instance(config: MindConfig, statistics: Statistics, streams: int, key: Array) -> Instance:
+    """The beginning of a lifetime: an empty memory, and statistics that still give way to a new job's."""
+    kept = jnp.minimum(1.0, _INHERITED_COUNT / jnp.maximum(statistics.count, 1.0))
     return Instance(
-        statistics=new_statistics(config.slots),
+        statistics=statistics._replace(count=statistics.count * kept, histogram=statistics.histogram * kept),
         memory=jnp.zeros((streams, config.memory_size)),
         trailing=jnp.zeros(streams),
         predicted=jnp.zeros((streams, config.slots + 1)),
-        key=key,
+        key=jax.random.key_data(key),
     )
 
 
@@ -122,7 +125,7 @@ def act(
     histogram = observe_return(statistics.histogram, jnp.abs(trailing), active, work.scale_decay)
     statistics = statistics._replace(histogram=histogram)
     scale = return_scale(histogram, work.reward_quantile)
-    key, *stream_keys = jax.random.split(instance.key, 1 + frames.shape[0])
+    key, *stream_keys = jax.random.split(jax.random.wrap_key_data(instance.key), 1 + frames.shape[0])
 
     def one(
         memory: Array, predicted: Array, percept: Percept, single: Array, table: Array, key: Array
@@ -144,7 +147,7 @@ def act(
         memory=jnp.where(active[:, None], memory, instance.memory),
         trailing=jnp.where(active, trailing, instance.trailing),
         predicted=jnp.where(active[:, None], predicted, instance.predicted),
-        key=key,
+        key=jax.random.key_data(key),
     )
     return acted, decisions
 
@@ -161,7 +164,7 @@ def _decide(
     mask, log_policy = single, jnp.zeros(single.shape)
     heads = None
     for digit, digit_key in enumerate(keys):
-        mask = digit_masks(single, table, choice, layout.digits)
+        mask = digit_masks(single, table, choice, layout)
         heads = model.heads(features, model.digit_prefix(choice, layout.digits), layout.bins)
         log_policy = masked_log_softmax(heads.policy, mask)
         drawn = jax.random.categorical(digit_key, log_policy).astype(jnp.int32)
@@ -171,31 +174,19 @@ def _decide(
     return choice, choose(log_policy, choice), mask, jnp.mean(value)
 
 
-def digit_masks(single: Array, table: Array, choice: Array, digits: tuple[int, ...]) -> Array:
+def digit_masks(single: Array, table: Array, choice: Array, layout: Layout) -> Array:
     """Valid bins of every factor, given the more significant digits chosen so far.
 
     single bool[M, B]; table bool[G, B, ..., B] with one axis per digit; choice int32[M]. Returns bool[M, B].
     """
-    length = table.ndim - 1
     if table.shape[0] == 0:
         return single
-    rows, group, remaining = [], -1, table[0]
-    multi = _multi_digit(digits, length)
-    for factor, digit in enumerate(digits):
-        if not multi[factor]:
+    rows, remaining = [], table[0]
+    for factor, (digit, group) in enumerate(zip(layout.digits, layout.group, strict=True)):
+        if group < 0:
             rows.append(single[factor])
             continue
-        if digit == 0:
-            group += 1
-            remaining = table[group]
+        remaining = table[group] if digit == 0 else remaining
         rows.append(jnp.any(remaining, axis=tuple(range(1, remaining.ndim))))
         remaining = remaining[jnp.maximum(choice[factor], 0)]
     return jnp.stack(rows)
-
-
-def _multi_digit(digits: tuple[int, ...], length: int) -> list[bool]:
-    """Which factors are digits of a longer number: all groups have `length` digits, single factors stand alone."""
-    return [
-        digit > 0 or (length > 1 and factor + 1 < len(digits) and digits[factor + 1] == 1)
-        for factor, digit in enumerate(digits)
-    ]

@@ -84,7 +84,7 @@ def unroll(
     write: Array,
     log_decay: Array,
     reset: Array,
-    chunk: int = 16,
+    chunk: int = 32,
 ) -> tuple[Array, Array]:
     """T steps of one head, chunk by chunk, the state carried from one chunk to the next.
 

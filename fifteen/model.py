@@ -5,13 +5,15 @@ a fixed grid of codes: slot (m, b) has the code factor_code[m] * bin_code[b], an
 Everything here is written for one stream; vmap for more.
 """
 
+import functools
 import itertools
 import math
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from fifteen import memory
@@ -19,6 +21,9 @@ from fifteen.config import MindConfig
 from fifteen.returns import support, symlog
 
 CONTEXT_SIZE = 7
+
+Weight = Array | np.ndarray
+"""A parameter: drawn on the host, an Array from then on."""
 
 
 class Percept(NamedTuple):
@@ -46,14 +51,14 @@ class Heads(NamedTuple):
 
 @final
 class Linear(eqx.Module):
-    """y = W x + b, W float32[out, in], drawn from N(0, scale^2 / in)."""
+    """y = x W + b, W float32[in, out] drawn from N(0, scale^2 / in), b zero."""
 
-    weight: Array
-    bias: Array
+    weight: Weight
+    bias: Weight
 
-    def __init__(self, key: Array, size_in: int, size_out: int, scale: float = 1.0):
-        self.weight = jax.random.normal(key, (size_in, size_out)) * (scale / size_in**0.5)
-        self.bias = jnp.zeros(size_out)
+    def __init__(self, random: np.random.Generator, size_in: int, size_out: int, scale: float = 1.0):
+        self.weight = _normal(random, (size_in, size_out), scale / size_in**0.5)
+        self.bias = np.zeros(size_out, np.float32)
 
     def __call__(self, x: Array) -> Array:
         return x @ self.weight + self.bias
@@ -63,12 +68,12 @@ class Linear(eqx.Module):
 class LayerNorm(eqx.Module):
     """Ba et al. 2016, over the last axis."""
 
-    gain: Array
-    bias: Array
+    gain: Weight
+    bias: Weight
 
     def __init__(self, size: int):
-        self.gain = jnp.ones(size)
-        self.bias = jnp.zeros(size)
+        self.gain = np.ones(size, np.float32)
+        self.bias = np.zeros(size, np.float32)
 
     def __call__(self, x: Array) -> Array:
         centred = x - jnp.mean(x)
@@ -79,17 +84,16 @@ class LayerNorm(eqx.Module):
 class ImageEncoder(eqx.Module):
     """Three strided convolutions, uint8[32, 32, 3] -> float32[width]."""
 
-    kernels: tuple[Array, ...]  # each float32[3, 3, in, out]
+    kernels: tuple[Weight, ...]  # each float32[3, 3, in, out]
     project: Linear
 
-    def __init__(self, key: Array, width: int):
-        keys = jax.random.split(key, 4)
+    def __init__(self, random: np.random.Generator, width: int):
         channels = (3, 8, 16, 16)
         self.kernels = tuple(
-            jax.random.normal(k, (3, 3, i, o)) * (2.0 / (9 * i)) ** 0.5
-            for k, i, o in zip(keys[:3], channels[:-1], channels[1:], strict=True)
+            _normal(random, (3, 3, i, o), (2.0 / (9 * i)) ** 0.5)
+            for i, o in zip(channels[:-1], channels[1:], strict=True)
         )
-        self.project = Linear(keys[3], 4 * 4 * channels[-1], width)
+        self.project = Linear(random, 4 * 4 * channels[-1], width)
 
     def __call__(self, image: Array) -> Array:
         x = image[None].astype(jnp.float32) / 127.5 - 1.0
@@ -108,22 +112,21 @@ class MemoryLayer(eqx.Module):
 
     norm: LayerNorm
     project: Linear  # W -> q, k, v of every head
-    convolution: Array  # float32[taps, 3 * heads * head_size], last tap is the present
+    convolution: Weight  # float32[taps, 3 * heads * head_size], last tap is the present
     gates: Linear  # W -> write strength and decay of every head, then the read-out gate
     out: Linear
     read_norm: LayerNorm
     heads: int = eqx.field(static=True)
     size: int = eqx.field(static=True)
 
-    def __init__(self, key: Array, config: MindConfig):
-        keys = jax.random.split(key, 4)
+    def __init__(self, random: np.random.Generator, config: MindConfig):
         inner = config.heads * config.head_size
         self.norm = LayerNorm(config.width)
-        self.project = Linear(keys[0], config.width, 3 * inner)
-        identity = jnp.zeros((config.taps, 3 * inner)).at[-1].set(1.0)
-        self.convolution = identity + jax.random.normal(keys[1], identity.shape) * 0.1
-        self.gates = Linear(keys[2], config.width, 2 * config.heads + inner)
-        self.out = Linear(keys[3], inner, config.width)
+        self.project = Linear(random, config.width, 3 * inner)
+        self.convolution = _normal(random, (config.taps, 3 * inner), 0.1)
+        self.convolution[-1] += 1.0
+        self.gates = Linear(random, config.width, 2 * config.heads + inner)
+        self.out = Linear(random, inner, config.width)
         self.read_norm = LayerNorm(config.head_size)
         self.heads, self.size = config.heads, config.head_size
 
@@ -191,8 +194,8 @@ class Model(eqx.Module):
     layers: tuple[MemoryLayer, ...]
     trunk: Linear
     trunk_norm: LayerNorm
-    factor_code: Array  # float32[max_factors, R]
-    bin_code: Array  # float32[max_bins, R]
+    factor_code: Weight  # float32[max_factors, R]
+    bin_code: Weight  # float32[max_bins, R]
     policy: Linear  # W -> R
     advantage: Linear  # W -> R
     advantage_out: Linear  # R -> Z
@@ -201,25 +204,25 @@ class Model(eqx.Module):
     imagine: Linear  # W + R -> W
     imagined: Linear  # W -> slots + 1
 
-    def __init__(self, config: MindConfig, key: Array):
-        keys = iter(jax.random.split(key, 16))
+    def __init__(self, config: MindConfig, random: np.random.Generator):
+        """Drawn on the host: compiling a generator for every shape would take longer than everything else at start."""
         width, rank, bins = config.width, config.rank, config.value_bins
-        self.sense = Linear(next(keys), config.slots + CONTEXT_SIZE + rank, width)
-        self.see = ImageEncoder(next(keys), width)
+        self.sense = Linear(random, config.slots + CONTEXT_SIZE + rank, width)
+        self.see = ImageEncoder(random, width)
         self.sense_norm = LayerNorm(width)
-        self.layers = tuple(MemoryLayer(k, config) for k in jax.random.split(next(keys), config.layers))
-        self.trunk = Linear(next(keys), width, width)
+        self.layers = tuple(MemoryLayer(random, config) for _ in range(config.layers))
+        self.trunk = Linear(random, width, width)
         self.trunk_norm = LayerNorm(width)
-        self.factor_code = jax.random.rademacher(next(keys), (config.max_factors, rank), jnp.float32)
-        self.bin_code = jax.random.normal(next(keys), (config.max_bins, rank))
+        self.factor_code = random.choice(np.array([-1.0, 1.0], np.float32), (config.max_factors, rank))
+        self.bin_code = _normal(random, (config.max_bins, rank), 1.0)
         # Zero read-outs: a uniform policy, and values of zero that a job's outcomes pull up or down.
-        self.policy = Linear(next(keys), width, rank, scale=0.0)
-        self.advantage = Linear(next(keys), width, rank)
-        self.advantage_out = Linear(next(keys), rank, bins, scale=0.0)
-        self.value = Linear(next(keys), width, bins, scale=0.0)
-        self.later = Linear(next(keys), width, bins, scale=0.0)
-        self.imagine = Linear(next(keys), width + rank, width)
-        self.imagined = Linear(next(keys), width, config.slots + 1, scale=0.0)
+        self.policy = Linear(random, width, rank, scale=0.0)
+        self.advantage = Linear(random, width, rank)
+        self.advantage_out = Linear(random, rank, bins, scale=0.0)
+        self.value = Linear(random, width, bins, scale=0.0)
+        self.later = Linear(random, width, bins, scale=0.0)
+        self.imagine = Linear(random, width + rank, width)
+        self.imagined = Linear(random, width, config.slots + 1, scale=0.0)
 
     def code(self, choice: Array) -> Array:
         """int32[M] (-1: none) -> float32[R], the sum of the chosen slots' codes."""
@@ -293,22 +296,33 @@ class Model(eqx.Module):
         return jnp.stack(rows)
 
 
-def ravel(model: Model) -> Array:
-    """All parameters as one vector float32[P]."""
-    return jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(model)])
+@functools.cache
+def structure(config: MindConfig) -> tuple[tuple[tuple[int, ...], ...], Any]:
+    """Shapes of the parameters of a Model, in the order of its leaves, and how a Model is made of them."""
+    leaves, tree = jax.tree.flatten(Model(config, np.random.default_rng(0)))
+    return tuple(leaf.shape for leaf in leaves), tree
+
+
+def ravel(model: Model) -> np.ndarray:
+    """All parameters of a fresh Model as one vector float32[P]."""
+    return np.concatenate([np.asarray(leaf).reshape(-1) for leaf in jax.tree.leaves(model)])
 
 
 def unravel(weights: Array, config: MindConfig) -> Model:
     """Inverse of `ravel`: float32[P] -> Model. One split, whose gradient is one concatenation."""
-    shapes, structure = jax.tree.flatten(jax.eval_shape(lambda: Model(config, jax.random.key(0))))
-    ends = list(itertools.accumulate(math.prod(s.shape) for s in shapes))
+    shapes, tree = structure(config)
+    ends = list(itertools.accumulate(math.prod(shape) for shape in shapes))
     parts = jnp.split(weights, ends[:-1])
-    return structure.unflatten([part.reshape(s.shape) for part, s in zip(parts, shapes, strict=True)])
+    return tree.unflatten([part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)])
 
 
 def expected_value(logits: Array, config: MindConfig) -> Array:
     """Mean of categorical values: float32[..., Z] -> float32[...], in scaled returns."""
     return jax.nn.softmax(logits) @ support(config.value_bins, config.value_limit)
+
+
+def _normal(random: np.random.Generator, shape: tuple[int, ...], scale: float) -> np.ndarray:
+    return random.standard_normal(shape, np.float32) * np.float32(scale)
 
 
 def _unit(x: Array) -> Array:

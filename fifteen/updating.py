@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
@@ -66,8 +67,8 @@ def optimiser(work: WorkConfig) -> optax.GradientTransformation:
     )
 
 
-def new_learner_state(config: MindConfig, work: WorkConfig, key: Array) -> LearnerState:
-    weights = ravel(Model(config, key))
+def new_learner_state(config: MindConfig, work: WorkConfig, seed: int) -> LearnerState:
+    weights = jnp.asarray(ravel(Model(config, np.random.default_rng(seed))))
     return LearnerState(
         weights=weights,
         target=jnp.copy(weights),

@@ -1,0 +1,27 @@
+"""Fifteen: one learner, put to work on any job."""
+
+from fifteen.errors import CheckpointError, FifteenError, JobError, RunError, SpaceError
+from fifteen.jobs import jobs, register_job
+from fifteen.learner import Learner, load, new
+from fifteen.log import Attempt, Progress, WorkLog
+from fifteen.working import Evaluation, evaluate, resume, work
+
+__all__ = [
+    "Attempt",
+    "CheckpointError",
+    "Evaluation",
+    "FifteenError",
+    "JobError",
+    "Learner",
+    "Progress",
+    "RunError",
+    "SpaceError",
+    "WorkLog",
+    "evaluate",
+    "jobs",
+    "load",
+    "new",
+    "register_job",
+    "resume",
+    "work",
+]

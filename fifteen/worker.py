@@ -1,0 +1,340 @@
+"""A learner at work on a pair of spaces: perceive, decide, remember, learn. The host side of the pure functions.
+
+`Worker` holds everything that changes while working, and nothing of the job itself, so that the same code serves the
+loop of `work` and a live system driven by hand.
+"""
+
+import functools
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple, final
+
+import gymnasium as gym
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from fifteen import instance as instances
+from fifteen import updating
+from fifteen.config import Learn, MindConfig, WorkConfig
+from fifteen.errors import CheckpointError
+from fifteen.experience import Experience, Field
+from fifteen.frames import Layout
+from fifteen.instance import Instance, Statistics
+from fifteen.jobs.protocol import Tick
+from fifteen.model import structure, unravel
+from fifteen.spaces import Hands, Senses
+from fifteen.updating import Batch, LearnerState
+
+_REPLAY_BYTES = 2_000_000_000
+
+
+class Moment(NamedTuple):
+    """What E streams decided and expected at one tick."""
+
+    actions: list[Any]  # E actions in the job's own space; meaningless where no action is taken
+    value: np.ndarray  # float32[E], v_now in the job's own reward units
+    scale: float  # rewards of the job per scaled return
+    surprise: np.ndarray  # float32[E]
+
+
+@dataclass(frozen=True)
+class _Compiled:
+    """The functions of one shape, compiled once per process."""
+
+    begin: Callable[[Statistics, Array], Instance]
+    act: Callable[..., tuple[Instance, Array]]
+    update: Callable[..., tuple[LearnerState, dict[str, Array]]]
+    publish: Callable[[Array], list[Array]]
+
+
+@functools.cache
+def compiled(config: MindConfig, work: WorkConfig, layout: Layout, wipe: bool, streams: int) -> _Compiled:
+    """Everything static is in the arguments, so one shape is traced and compiled once."""
+    tree = structure(config)[1]
+    settings: dict[str, Any] = dict(config=config, work=work, layout=layout, wipe=wipe)
+
+    def act(leaves: list[Array], *arguments: Any) -> tuple[Instance, Array]:
+        return instances.act(tree.unflatten(leaves), *arguments, **settings)
+
+    return _Compiled(
+        begin=jax.jit(lambda statistics, key: instances.new_instance(config, statistics, streams, key)),
+        act=jax.jit(act, donate_argnums=1),
+        update=jax.jit(functools.partial(updating.update, **settings)),
+        # Leaves, not a Model: flattening a tree of modules at every decision would cost more than deciding.
+        publish=jax.jit(lambda weights: jax.tree.leaves(unravel(weights, config))),
+    )
+
+
+@final
+class Worker:
+    """One instance at work. Not thread-safe; every public method is called from the loop's thread."""
+
+    def __init__(
+        self,
+        state: LearnerState,
+        statistics: Statistics,
+        *,
+        config: MindConfig,
+        work: WorkConfig,
+        observation_space: gym.Space,
+        action_space: gym.Space,
+        seed: int,
+        learn: Learn,
+        streams: int = 1,
+        record: bool = False,
+    ):
+        """Begin a lifetime. record: keep experience also when the weights do not learn from it.
+
+        Raises SpaceError for spaces that cannot be sensed or handled.
+        """
+        self.config, self.work, self.learn, self.streams = config, work, learn, streams
+        self.senses = Senses(observation_space, config.slots)
+        self.hands = Hands(action_space, config.max_bins, config.max_factors)
+        shape = self.hands.shape
+        self.layout = Layout(config.slots, shape.factors, shape.bins, shape.digits, shape.group)
+        self.faults: Counter[str] = Counter()
+        self.notes: list[str] = []
+        if self.senses.projected:
+            self.notes.append(
+                f"{self.senses.projected} observation dimensions are beyond the {config.slots} slots and go through "
+                "a fixed random projection"
+            )
+        self._functions = compiled(config, work, self.layout, learn == "weights", streams)
+        self.state = state
+        self.acting = self._functions.publish(state.weights)
+        self.instance = self._functions.begin(statistics, jax.random.key(seed))
+        self.losses: dict[str, float] = {}
+        self._generator = np.random.Generator(np.random.PCG64(seed))
+        self._continuous = jnp.asarray(self.senses.continuous)
+        self._frames = np.zeros((streams, self.layout.percept_size), np.float32)
+        self._images = np.zeros((streams, 32, 32, 3), np.uint8) if self.senses.has_image else None
+        self._previous = np.full((streams, shape.factors), -1.0, np.float32)
+        self._steps = np.zeros(streams, np.int64)
+        self._after = [(False, False)] * streams
+        self._valid = self._valid_actions((None,) * streams)
+        self._ticks = 0  # since the last block of updates
+        self._pending: Future | None = None
+        self._pool = ThreadPoolExecutor(1, "fifteen-update")
+        self.experience = self._new_experience() if record or learn != "context" else None
+
+    # ------------------------------------------------------------------------------------------------ acting
+
+    def decide(self, tick: Tick) -> Moment:
+        """Perceive a tick of E streams and choose actions. Records the rows. The hot path of everything."""
+        for stream in range(self.streams):
+            if tick.active[stream]:
+                self._perceive(tick, stream)
+            else:
+                self._frames[stream, self.layout.slots + 7] = 0.0
+        masked = any(mask is not None for mask in tick.action_masks)
+        single, table = self._valid_actions(tick.action_masks) if masked else self._valid
+        memory = None
+        if self.experience is not None and self.experience.due().any():
+            memory = np.asarray(self.instance.memory)
+        self.instance, packed = self._functions.act(
+            self.acting, self.instance, self._frames, self._images, single, table, self._continuous
+        )
+        decisions = np.asarray(packed)
+        if self.experience is not None:
+            rows = {"frame": self._frames, "decision": decisions}
+            if self._images is not None:
+                rows["image"] = self._images
+            self.experience.append(rows, tick.active, memory)
+        return self._moment(tick, decisions)
+
+    def _perceive(self, tick: Tick, stream: int) -> None:
+        sensation = self.senses.encode(tick.observations[stream])
+        if sensation.faults:
+            self.faults.update(f"observation {fault}" for fault in sensation.faults)
+        first = bool(tick.first[stream])
+        if first:
+            self._steps[stream] = 0
+            self._previous[stream] = -1.0
+        self.layout.write_percept(
+            self._frames[stream],
+            sensation.vector,
+            float(tick.rewards[stream]),
+            first,
+            bool(tick.terminated[stream]),
+            bool(tick.truncated[stream]),
+            self._after[stream] if first else (False, False),
+            int(self._steps[stream]),
+            True,
+            self._previous[stream],
+        )
+        if self._images is not None and sensation.image is not None:
+            self._images[stream] = sensation.image
+
+    def _moment(self, tick: Tick, decisions: np.ndarray) -> Moment:
+        factors = self.layout.factors
+        actions: list[Any] = [None] * self.streams
+        for stream in range(self.streams):
+            if not tick.active[stream]:
+                continue
+            if tick.terminated[stream] or tick.truncated[stream]:
+                self._after[stream] = (bool(tick.terminated[stream]), bool(tick.truncated[stream]))
+                continue
+            choice = decisions[stream, :factors]
+            actions[stream] = self.hands.decode(choice.astype(np.int64))
+            self._previous[stream] = choice
+            self._steps[stream] += 1
+        value, scale, surprise = decisions[:, 2 * factors : 2 * factors + 3].T
+        return Moment(actions, value * scale, float(scale[0]), surprise)
+
+    def _valid_actions(self, masks: tuple) -> tuple[Array, Array]:
+        valid = [self.hands.valid(mask) for mask in masks]
+        return jnp.stack([v.single for v in valid]), jnp.stack([v.table for v in valid])
+
+    # ---------------------------------------------------------------------------------------------- learning
+
+    @property
+    def at_boundary(self) -> bool:
+        """A block of ticks is complete: the next `improve` takes the last block's result and starts another."""
+        return self._ticks + 1 >= self.work.block
+
+    def improve(self) -> None:
+        """Count one tick; at a block's end take over the finished updates and begin the next in the background.
+
+        Acting goes on with the weights of one block ago while a second core learns. What is computed does not depend
+        on timing: the same ticks always meet the same weights.
+        """
+        self._ticks += 1
+        if self.learn == "context" or self._ticks < self.work.block:
+            return
+        self._ticks = 0
+        self.finish()
+        self.acting = self._functions.publish(self.state.weights)
+        assert self.experience is not None
+        sequence = self.work.sequence
+        rows = int(self.experience.count.sum())
+        if rows < self.work.warmup or not self.experience.available(sequence):
+            return
+        batch = self._batch(max(1, round(self.work.block * self.streams * self.work.updates_per_step)))
+        # A copy: the instance's own buffers are given away at the next decision.
+        statistics = jax.tree.map(np.array, self.instance.statistics)
+        self._pending = self._pool.submit(self._run, self.state, batch, statistics)
+
+    def finish(self) -> None:
+        """Wait for updates that are under way."""
+        if self._pending is not None:
+            self.state, losses = self._pending.result()
+            self.losses = {name: float(value) for name, value in losses.items()}
+            self._pending = None
+
+    def _run(self, state: LearnerState, batch: Batch, statistics: Statistics) -> Any:
+        return jax.block_until_ready(self._functions.update(state, batch, statistics, self._continuous))
+
+    def _batch(self, updates: int) -> Batch:
+        assert self.experience is not None
+        rows, memory = self.experience.sample(
+            self._generator, updates * self.work.batch, self.work.sequence
+        )
+
+        def shaped(array: np.ndarray) -> Any:
+            return array.reshape(updates, self.work.batch, *array.shape[1:])
+
+        image = rows.get("image")
+        return Batch(
+            shaped(rows["frame"]),
+            None if image is None else shaped(image),
+            shaped(rows["decision"]),
+            shaped(memory),
+        )
+
+    def close(self) -> None:
+        """End the lifetime: finish updates and stop the background thread."""
+        self.finish()
+        self._pool.shutdown()
+
+    @property
+    def updates(self) -> int:
+        """Updates of the weights so far, in all lifetimes; those under way are not counted."""
+        return int(self.state.updates)
+
+    # ------------------------------------------------------------------------------------------- saved state
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Everything of the lifetime that is an array, except weights and experience. Call `finish` before."""
+        named = {f"acting/{n}": leaf for n, leaf in enumerate(self.acting)}
+        named |= {
+            "instance/memory": self.instance.memory,
+            "instance/trailing": self.instance.trailing,
+            "instance/predicted": self.instance.predicted,
+            "instance/key": self.instance.key,
+            "hands/range": self.hands.range,
+            "host/previous": self._previous,
+            "host/steps": self._steps,
+            "host/after": np.array(self._after, np.bool_),
+        }
+        return {name: np.asarray(value) for name, value in named.items()}
+
+    def summary(self) -> dict[str, Any]:
+        """What of the lifetime is no array: JSON-able."""
+        return {
+            "ticks": self._ticks,
+            "generator": self._generator.bit_generator.state,
+            "faults": dict(self.faults),
+            "losses": self.losses,
+        }
+
+    def restore(
+        self, arrays: dict[str, np.ndarray], summary: dict[str, Any], statistics: Statistics, experience: Experience | None
+    ) -> None:
+        """Stand where `arrays` and `summary` were taken. Raises CheckpointError where they do not fit."""
+        mine = self.arrays()
+        for name, array in mine.items():
+            if name not in arrays or arrays[name].shape != array.shape:
+                raise CheckpointError(
+                    f"the saved run has no fitting {name} (expected {array.dtype}{list(array.shape)}): it was saved "
+                    "with another configuration or for another job; resume it with the settings it was started with"
+                )
+        self.acting = [jnp.asarray(arrays[f"acting/{n}"]) for n in range(len(self.acting))]
+        self.instance = Instance(
+            statistics=jax.tree.map(jnp.asarray, statistics),
+            memory=jnp.asarray(arrays["instance/memory"]),
+            trailing=jnp.asarray(arrays["instance/trailing"]),
+            predicted=jnp.asarray(arrays["instance/predicted"]),
+            key=jnp.asarray(arrays["instance/key"]),
+        )
+        self.hands.range[:] = arrays["hands/range"]
+        self._previous[:] = arrays["host/previous"]
+        self._steps[:] = arrays["host/steps"]
+        self._after = [(bool(a), bool(b)) for a, b in arrays["host/after"]]
+        self._ticks = int(summary["ticks"])
+        self._generator.bit_generator.state = summary["generator"]
+        self.faults = Counter(summary["faults"])
+        self.losses = dict(summary["losses"])
+        self.experience = experience
+
+    def experience_shape(self) -> tuple[dict[str, Field], dict[str, int]]:
+        """Fields of a row, and the sizes that an `Experience` of this worker has."""
+        fields = {
+            "frame": Field((self.layout.percept_size,), "float32"),
+            "decision": Field((self.layout.decision_size,), "float32"),
+        }
+        row = 4 * (self.layout.percept_size + self.layout.decision_size + self.config.memory_size // self.work.sequence)
+        if self.senses.has_image:
+            fields["image"] = Field((32, 32, 3), "uint8")
+            row += 32 * 32 * 3
+        rows = min(self.work.replay, _REPLAY_BYTES // row) // self.streams
+        stride = self.work.sequence
+        sizes = {
+            "streams": self.streams,
+            "capacity": max(2 * stride, rows // stride * stride),
+            "stride": stride,
+            "memory_size": self.config.memory_size,
+        }
+        return fields, sizes
+
+    def _new_experience(self) -> Experience:
+        fields, sizes = self.experience_shape()
+        if sizes["capacity"] * self.streams < self.work.replay - self.streams * self.work.sequence:
+            self.notes.append(
+                f"replay holds {sizes['capacity'] * self.streams} rows instead of {self.work.replay}: more would take "
+                f"over {_REPLAY_BYTES // 10**9} GB"
+            )
+        return Experience(fields, **sizes)

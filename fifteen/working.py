@@ -1,0 +1,467 @@
+"""One learner, one job: the loop to read first.
+
+    job -> percept -> decision -> job, and beside it: rows of experience -> updates of the weights
+"""
+
+import dataclasses
+import json
+import signal
+import subprocess
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+import jax
+import numpy as np
+
+from fifteen import checkpoint
+from fifteen.config import Learn
+from fifteen.errors import CheckpointError, RunError
+from fifteen.experience import Experience
+from fifteen.jobs.protocol import Stream, Tick
+from fifteen.jobs.registry import open_job
+from fifteen.learner import Learner, from_arrays, versions
+from fifteen.log import RECENT, Attempt, JsonlSink, Progress, Sink, WorkLog
+from fifteen.worker import Moment, Worker
+
+SAVE_EVERY_S = 20.0  # so that a kill loses less than 30 s, the saving itself included
+_SPEED_WINDOW_S = 5.0
+
+Callback = Callable[[Progress], bool | None]
+
+
+def work(
+    learner: Learner,
+    job: Any,
+    *,
+    steps: int | None = None,
+    episodes: int | None = None,
+    seed: int = 0,
+    learn: Learn = "both",
+    callback: Callback | None = None,
+    num_envs: int = 1,
+    run: str | Path | None = None,
+    sinks: Sequence[Sink] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    step_limit: int | None = None,
+) -> WorkLog:
+    """Put a learner to work on a job; it learns the job while doing it, and is updated in place.
+
+    job: a Gymnasium id, a Gymnasium environment, a factory of one, or a Fifteen job id. steps: environment steps of
+    all `num_envs` streams together; or episodes: finished attempts. learn: "context" (memory only), "weights" (weights
+    are updated, memory is wiped after every attempt) or "both". callback(Progress) stops the run by returning True.
+    run: a folder for settings, metrics, experience and the learner, saved every 20 s; go on with `resume`.
+    Raises JobError, SpaceError, RunError or CheckpointError, before the first step where that is possible.
+    """
+    if (steps is None) == (episodes is None):
+        raise RunError(f"give one budget, steps or episodes; got steps={steps}, episodes={episodes}")
+    budget = steps if steps is not None else episodes
+    if not isinstance(budget, int | np.integer) or isinstance(budget, bool) or budget < 1:
+        raise RunError(f"the budget must be a positive number of steps or episodes, got {budget!r}")
+    if learn not in ("context", "weights", "both"):
+        raise RunError(f"learn is {learn!r}, expected 'context', 'weights' or 'both'")
+    settings = {
+        "job": job if isinstance(job, str) else None,
+        "steps": steps,
+        "episodes": episodes,
+        "seed": seed,
+        "learn": learn,
+        "num_envs": num_envs,
+        "kwargs": dict(kwargs or {}),
+        "step_limit": step_limit,
+    }
+    with ExitStack() as stack:
+        folder = None
+        if run is not None:
+            folder = Path(run)
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(checkpoint.FolderLock(folder))
+            if (folder / "config.json").exists():
+                raise RunError(f"{folder} holds a run already: go on with fifteen.resume, or give another folder")
+        stream = open_job(job, num_envs=num_envs, kwargs=kwargs, step_limit=step_limit)
+        stack.callback(stream.close)
+        worker = learner.new_worker(
+            stream.observation_space,
+            stream.action_space,
+            seed=seed,
+            learn=learn,
+            streams=stream.num_envs,
+            record=folder is not None,
+        )
+        stack.callback(worker.close)
+        recorder = Recorder(stream.job_id, stream.num_envs, worker.work.discount, steps, episodes)
+        files = None
+        if folder is not None:
+            files = _Files(folder, _write_config(folder, settings, stream, learner), truncate_at=None)
+            stack.callback(files.metrics.close)
+        tick = stream.reset(seed)
+        return _loop(learner, stream, worker, recorder, tick, files, (*sinks,), callback)
+
+
+def resume(
+    run: str | Path,
+    *,
+    job: Any = None,
+    steps: int | None = None,
+    callback: Callback | None = None,
+    sinks: Sequence[Sink] = (),
+) -> WorkLog:
+    """Go on with the run in a folder from where it was last saved, exactly as if it had not stopped.
+
+    job: needed only where the run was begun with an environment or a factory instead of an id. steps: a new total
+    budget. The learner is `fifteen.load(run)` afterwards. Raises CheckpointError or RunError where it cannot.
+    """
+    folder = Path(run)
+    if not (folder / "config.json").is_file():
+        raise RunError(f"{folder} is not the folder of a run: it has no config.json")
+    with ExitStack() as stack:
+        stack.enter_context(checkpoint.FolderLock(folder))
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))["settings"]
+        arrays, manifest = checkpoint.read(folder / "learner")
+        state = manifest.get("run")
+        if state is None:
+            raise CheckpointError(f"{folder} holds a learner, but no run to go on with: use fifteen.work(run=...)")
+        learner = from_arrays(arrays, manifest, folder)
+        given = job if job is not None else settings["job"]
+        if given is None:
+            raise RunError(f"{folder} was begun with an environment, not an id: pass it again, resume(run, job=...)")
+        stream = open_job(
+            given, num_envs=settings["num_envs"], kwargs=settings["kwargs"], step_limit=settings["step_limit"]
+        )
+        stack.callback(stream.close)
+        worker = learner.new_worker(
+            stream.observation_space,
+            stream.action_space,
+            seed=settings["seed"],
+            learn=settings["learn"],
+            streams=stream.num_envs,
+        )
+        stack.callback(worker.close)
+        fields, sizes = worker.experience_shape()
+        experience = Experience.load(folder / "experience", manifest["experience"], fields, **sizes)
+        worker.restore(_within(arrays, "run/"), state["worker"], learner.statistics, experience)
+        total = settings["steps"] if steps is None else steps
+        recorder = Recorder(
+            stream.job_id, stream.num_envs, worker.work.discount, total, None if steps else settings["episodes"]
+        )
+        recorder.restore(_within(arrays, "log/"), state["recorder"])
+        stream.faults.update(state["faults"])
+        tick = stream.restore(_within(arrays, "job/"))
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        files = _Files(folder, config, truncate_at=state["metrics"])
+        stack.callback(files.metrics.close)
+        return _loop(learner, stream, worker, recorder, tick, files, (*sinks,), callback)
+
+
+def _loop(
+    learner: Learner,
+    stream: Stream,
+    worker: Worker,
+    recorder: "Recorder",
+    tick: Tick,
+    files: "_Files | None",
+    sinks: tuple[Sink, ...],
+    callback: Callback | None,
+) -> WorkLog:
+    """The run itself. `tick` is the next one to be perceived."""
+    reason: str | None = recorder.reason()
+    outlets = sinks if files is None else (*sinks, files.metrics)
+
+    def save() -> None:
+        worker.finish()
+        learner.adopt(worker)
+        if files is not None:
+            files.save(learner, stream, worker, recorder)
+
+    with _interruptible() as interrupted:
+        while reason is None:
+            block_ends = worker.at_boundary
+            moment = worker.decide(tick)
+            recorder.record(tick, moment)
+            tick = stream.step(moment.actions)
+            worker.improve()
+            if interrupted.is_set():
+                reason = "interrupted"
+            reason = reason or recorder.reason()
+            if not (block_ends or reason):
+                continue
+            progress = recorder.progress(stream, worker, reason)
+            if callback is not None and reason is None and callback(progress):
+                reason = "callback"
+                progress = dataclasses.replace(progress, reason=reason)
+            for outlet in outlets:
+                outlet.write(progress)
+            if files is not None and files.due() and reason is None:
+                save()
+        learner.provenance.setdefault("worked", []).append(
+            {"job": stream.job_id, "steps": recorder.step, "learn": worker.learn, "reason": reason}
+        )
+        save()
+    return recorder.log(stream, worker, reason)
+
+
+@final
+class Recorder:
+    """What happened, attempt by attempt. All returns in the job's own reward units."""
+
+    def __init__(self, job: str, streams: int, discount: float, steps: int | None, episodes: int | None):
+        self._job, self._discount = job, discount
+        self._steps_total, self._episodes_total = steps, episodes
+        self.step = 0  # environment steps of all streams together
+        self._open = np.zeros((streams, 6))  # of the attempt under way: number, return, length, expected, discounted, surprise
+        self._finished: list[tuple[float, ...]] = []  # see _COLUMNS
+        self._new: list[Attempt] = []
+        self._recent: deque[float] = deque(maxlen=RECENT)
+        self._expected = self._surprise = 0.0
+        self._scale = 1.0
+        self._speed: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
+
+    def record(self, tick: Tick, moment: Moment) -> None:
+        """Count one tick and what was decided at it."""
+        for stream in range(len(self._open)):
+            if not tick.active[stream]:
+                continue
+            attempt = self._open[stream]
+            if tick.first[stream]:
+                attempt[1:] = 0.0
+                attempt[3] = moment.value[stream]
+            else:
+                reward = float(tick.rewards[stream])
+                attempt[4] += self._discount ** attempt[2] * reward
+                attempt[1] += reward
+                attempt[2] += 1
+                attempt[5] += moment.surprise[stream]
+                self._surprise += 0.01 * (float(moment.surprise[stream]) - self._surprise)
+            if tick.terminated[stream] or tick.truncated[stream]:
+                self._close(stream, bool(tick.terminated[stream]))
+            else:
+                self.step += 1
+        self._expected = float(np.mean(moment.value))
+        self._scale = moment.scale
+
+    def _close(self, stream: int, terminated: bool) -> None:
+        number, total, length, expected, discounted, surprise = self._open[stream].tolist()
+        ended = Attempt(
+            stream=stream,
+            number=int(number),
+            step=self.step,
+            ret=total,
+            length=int(length),
+            terminated=terminated,
+            expected=expected,
+            discounted=discounted,
+            surprise=surprise / max(length, 1.0),
+        )
+        self._new.append(ended)
+        self._finished.append((ended.ret, ended.length, ended.step, expected, discounted, ended.surprise))
+        self._recent.append(ended.ret)
+        self._open[stream, 0] += 1
+
+    def reason(self) -> str | None:
+        """Why the run ends now, if its budget is used up."""
+        if self._steps_total is not None and self.step >= self._steps_total:
+            return "steps"
+        if self._episodes_total is not None and len(self._finished) >= self._episodes_total:
+            return "episodes"
+        return None
+
+    def progress(self, stream: Stream, worker: Worker, reason: str | None) -> Progress:
+        now = time.monotonic()
+        self._speed.append((now, self.step))
+        while len(self._speed) > 2 and now - self._speed[1][0] > _SPEED_WINDOW_S:
+            self._speed.popleft()
+        then, before = self._speed[0]
+        speed = (self.step - before) / max(now - then, 1e-9)
+        left = None if self._steps_total is None else (self._steps_total - self.step) / max(speed, 1e-9)
+        finished, self._new = tuple(self._new), []
+        return Progress(
+            job=self._job,
+            step=self.step,
+            steps_total=self._steps_total,
+            attempt=len(self._finished),
+            last_return=self._recent[-1] if self._recent else None,
+            recent=float(np.mean(self._recent)) if self._recent else None,
+            expected=self._expected,
+            surprise=self._surprise,
+            steps_per_s=speed,
+            seconds_left=left,
+            updates=worker.updates,
+            reward_scale=self._scale,
+            losses=worker.losses,
+            finished=finished,
+            faults=_faults(stream, worker),
+            notes=(*stream.notes, *worker.notes),
+            reason=reason,
+        )
+
+    def log(self, stream: Stream, worker: Worker, reason: str) -> WorkLog:
+        columns = np.array(self._finished, np.float64).reshape(-1, 6).T
+        returns, lengths, steps, expected, discounted, surprise = columns
+        return WorkLog(
+            returns=returns,
+            lengths=lengths.astype(np.int64),
+            steps=steps.astype(np.int64),
+            expected=expected,
+            discounted=discounted,
+            surprise=surprise,
+            faults=_faults(stream, worker),
+            notes=(*stream.notes, *worker.notes),
+            reason=reason,
+        )
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {"open": self._open.copy(), "finished": np.array(self._finished, np.float64).reshape(-1, 6)}
+
+    def summary(self) -> dict[str, Any]:
+        return {"step": self.step, "surprise": self._surprise}
+
+    def restore(self, arrays: Mapping[str, np.ndarray], summary: Mapping[str, Any]) -> None:
+        self._open[:] = arrays["open"]
+        self._finished = [tuple(row) for row in arrays["finished"].tolist()]
+        self._recent.extend(row[0] for row in self._finished[-RECENT:])
+        self.step, self._surprise = int(summary["step"]), float(summary["surprise"])
+        self._speed = deque([(time.monotonic(), self.step)])
+
+
+@final
+class _Files:
+    """The folder of a run: config.json, metrics.jsonl, experience/, and learner/, whose manifest ties them together."""
+
+    def __init__(self, folder: Path, config: dict[str, Any], truncate_at: int | None):
+        self._folder = folder
+        self._saved_at = time.monotonic()
+        header = {key: config[key] for key in ("job", "settings", "versions", "device", "commit")}
+        self.metrics = JsonlSink(folder / "metrics.jsonl", header, truncate_at=truncate_at)
+
+    def due(self) -> bool:
+        return time.monotonic() - self._saved_at >= SAVE_EVERY_S
+
+    def save(self, learner: Learner, stream: Stream, worker: Worker, recorder: Recorder) -> None:
+        """Experience first, then the one checkpoint that names it: whatever is interrupted, one of them is whole."""
+        assert worker.experience is not None
+        index = worker.experience.save(self._folder / "experience")
+        parts = {"run/": worker.arrays(), "log/": recorder.arrays(), "job/": stream.state()}
+        named = {prefix + name: array for prefix, part in parts.items() for name, array in part.items()}
+        state = {
+            "worker": worker.summary(),
+            "recorder": recorder.summary(),
+            "faults": dict(stream.faults),
+            "metrics": self.metrics.position(),
+        }
+        manifest = learner.manifest() | {"run": state, "experience": index}
+        checkpoint.write(self._folder / "learner", learner.arrays() | named, manifest)
+        worker.experience.prune()
+        self._saved_at = time.monotonic()
+
+
+def _within(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def _faults(stream: Stream, worker: Worker) -> dict[str, int]:
+    return dict(Counter(stream.faults) + Counter(worker.faults))
+
+
+def _write_config(folder: Path, settings: dict[str, Any], stream: Stream, learner: Learner) -> dict[str, Any]:
+    config = {
+        "job": stream.job_id,
+        "settings": settings,
+        "mind": dataclasses.asdict(learner.config),
+        "work": dataclasses.asdict(learner.work_config),
+        "spaces": {"observation": str(stream.observation_space), "action": str(stream.action_space)},
+        "step_limit": stream.step_limit,
+        "versions": versions(),
+        "device": f"{jax.devices()[0].device_kind} ({jax.default_backend()})",
+        "commit": _commit(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    checkpoint.atomic_write(folder / "config.json", json.dumps(config, indent=2).encode())
+    return config
+
+
+def _commit() -> str | None:
+    """The commit of the source tree this package runs from, with a mark if it was changed; None if it is installed."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        told = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return told.stdout.strip()
+
+
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """Ctrl-C and SIGTERM set an event instead of breaking into a step; a second Ctrl-C breaks in."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Finished attempts of a frozen copy, in the order in which they ended. Returns are undiscounted."""
+
+    returns: np.ndarray = field()  # float64[n]
+    lengths: np.ndarray = field()  # int64[n]
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.returns))
+
+    @property
+    def std(self) -> float:
+        return float(np.std(self.returns))
+
+
+def evaluate(
+    learner: Learner,
+    job: Any,
+    *,
+    episodes: int = 20,
+    seed: int = 1,
+    num_envs: int = 1,
+    kwargs: Mapping[str, Any] | None = None,
+    step_limit: int | None = None,
+) -> Evaluation:
+    """How well a learner does a job as it is: a copy with a fresh memory, no weight updates; the learner stays as it is.
+
+    The memory runs through the attempts, as it would at work. Raises as `work` does.
+    """
+    copy = Learner(learner.config, learner.state, learner.statistics, work=learner.work_config)
+    log = work(
+        copy,
+        job,
+        episodes=episodes,
+        seed=seed,
+        learn="context",
+        num_envs=num_envs,
+        kwargs=kwargs,
+        step_limit=step_limit,
+    )
+    return Evaluation(log.returns, log.lengths)
