@@ -1,5 +1,6 @@
 """Fifteen: one learner, put to work on any job."""
 
+from fifteen.compiling import cache_compilations
 from fifteen.errors import CheckpointError, FifteenError, JobError, RunError, SpaceError
 from fifteen.jobs import jobs, register_job
 from fifteen.learner import Learner, load, new
@@ -17,6 +18,7 @@ __all__ = [
     "RunError",
     "SpaceError",
     "WorkLog",
+    "cache_compilations",
     "evaluate",
     "jobs",
     "load",

@@ -73,9 +73,7 @@ def chart(
     shown = [_finite(one) for one in series]
     head = f"<figcaption><h2>{escape(title)}</h2><p>{escape(text)}</p></figcaption>"
     if not any(len(one.x) for one in shown):
-        return (
-            f'<figure class="chart">{head}<p class="empty">No attempt has ended yet.</p></figure>'
-        )
+        return f'<figure class="chart">{head}<p class="empty">No attempt has ended yet.</p></figure>'
     x_all = np.concatenate([one.x for one in shown])
     y_all = np.concatenate([one.y for one in shown])
     if same_axes:
@@ -91,9 +89,7 @@ def chart(
         grid += "".join(f"M{at * 10:.1f} 0V1000" for at in x_at)
     gutter = max(len(name) for name in y_names)
     legend = "".join(
-        f'<li class="{one.style}"><i class="{one.kind}"></i>{escape(one.label)}</li>'
-        for one in shown
-        if len(one.x)
+        f'<li class="{one.style}"><i class="{one.kind}"></i>{escape(one.label)}</li>' for one in shown if len(one.x)
     )
     return (
         f'<figure class="chart{" square" if same_axes else ""}">{head}'
@@ -141,10 +137,7 @@ def _scale(value: float, axis: tuple[float, float]) -> float:
 
 
 def _labels(names: Sequence[str], at: Sequence[float], side: str) -> str:
-    return "".join(
-        f'<span style="{side}:{place:.2f}%">{name}</span>'
-        for name, place in zip(names, at, strict=True)
-    )
+    return "".join(f'<span style="{side}:{place:.2f}%">{name}</span>' for name, place in zip(names, at, strict=True))
 
 
 def _draw(series: Series, x_range: tuple[float, float], y_range: tuple[float, float]) -> str:
@@ -157,10 +150,7 @@ def _draw(series: Series, x_range: tuple[float, float], y_range: tuple[float, fl
         keep = _thin(series.y)
         x, y = series.x[keep], series.y[keep]
         join = "h0M"  # a line of no length with a round end is a dot that keeps its size
-    points = [
-        f"{_scale(a, x_range):.1f} {1000 - _scale(b, y_range):.1f}"
-        for a, b in zip(x, y, strict=True)
-    ]
+    points = [f"{_scale(a, x_range):.1f} {1000 - _scale(b, y_range):.1f}" for a, b in zip(x, y, strict=True)]
     end = "h0" if series.kind == "dots" or len(points) == 1 else ""
     return f'<path class="{series.kind} {series.style}" d="M{join.join(points)}{end}"/>'
 

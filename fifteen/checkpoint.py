@@ -27,12 +27,8 @@ from fifteen.errors import CheckpointError, RunError
 FORMAT = 1
 KIND = "fifteen checkpoint"
 MANIFEST = "manifest.json"
-PARTIAL = (
-    ".partial"  # one fixed name, so that what a kill leaves behind is overwritten, never piled up
-)
-DTYPES = tuple(
-    "bool uint8 int8 uint16 int16 uint32 int32 uint64 int64 float16 float32 float64".split()
-)
+PARTIAL = ".partial"  # one fixed name, so that what a kill leaves behind is overwritten, never piled up
+DTYPES = tuple("bool uint8 int8 uint16 int16 uint32 int32 uint64 int64 float16 float32 float64".split())
 
 
 def write(folder: Path, arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any]) -> None:
@@ -154,9 +150,7 @@ def read_verified(path: Path, *, size: int, sha256: str) -> bytes:
         raise CheckpointError(f"{path} is truncated: {len(data)} bytes, expected {size}: {advice}")
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
-        raise CheckpointError(
-            f"{path} is corrupted: its sha256 is {found}, expected {sha256}: {advice}"
-        )
+        raise CheckpointError(f"{path} is corrupted: its sha256 is {found}, expected {sha256}: {advice}")
     return data
 
 
@@ -186,9 +180,7 @@ class FolderLock:
         except BlockingIOError as error:
             owner = os.read(descriptor, 200).decode(errors="replace") or "another process"
             os.close(descriptor)
-            raise RunError(
-                f"{folder} is in use by {owner}: wait for it, stop it, or choose another folder"
-            ) from error
+            raise RunError(f"{folder} is in use by {owner}: wait for it, stop it, or choose another folder") from error
         except OSError as error:
             os.close(descriptor)
             raise RunError(f"cannot lock {folder}: {error.strerror or error}") from error
@@ -236,9 +228,7 @@ def _manifest_text(folder: Path) -> bytes:
             f"{folder} is not a Fifteen checkpoint: it holds no {MANIFEST}; give the folder that was saved to"
         ) from error
     except OSError as error:
-        raise CheckpointError(
-            f"cannot read {folder / MANIFEST}: {error.strerror or error}"
-        ) from error
+        raise CheckpointError(f"cannot read {folder / MANIFEST}: {error.strerror or error}") from error
 
 
 def _checked_manifest(path: Path, text: bytes) -> dict[str, Any]:
@@ -250,9 +240,7 @@ def _checked_manifest(path: Path, text: bytes) -> dict[str, Any]:
             "restore it from a copy, or use another checkpoint"
         ) from error
     if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
-        raise CheckpointError(
-            f"{path.parent} is not a Fifteen checkpoint: its {MANIFEST} does not say kind {KIND!r}"
-        )
+        raise CheckpointError(f"{path.parent} is not a Fifteen checkpoint: its {MANIFEST} does not say kind {KIND!r}")
     version = manifest.get("format")
     if isinstance(version, int) and version > FORMAT:
         raise CheckpointError(

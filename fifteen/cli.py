@@ -22,7 +22,7 @@ from fifteen.checkpoint import read
 from fifteen.config import Learn, Size
 from fifteen.demo import run_demo
 from fifteen.errors import FifteenError, RunError
-from fifteen.jobs.registry import jobs
+from fifteen.jobs.registry import jobs, open_job
 from fifteen.log import RECENT, Sink, TensorBoardSink, WorkLog, number
 from fifteen.report import flat, write_index, write_report
 from fifteen.terminal import TerminalSink
@@ -122,6 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     console = Console()
+    fifteen.cache_compilations()
     # A job's module:factory may lie in the working folder, as with `python -m`.
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -137,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _info(command.path, console)
             case Demo():
                 return run_demo(command.run or _default_folder("demo"), console)
-    except FifteenError as error:
+    except (FifteenError, OSError) as error:
         print(f"fifteen: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -170,11 +171,11 @@ def _work(command: Work, console: Console) -> int:
         "kwargs": kwargs,
     }
     if several:
+        for job in command.jobs:  # a slip in the last name should not show after hours
+            open_job(job, kwargs=kwargs).close()
         folder.mkdir(parents=True, exist_ok=True)
         return _follow(plan, folder, command.tensorboard, console)
-    log = _work_on(
-        command.jobs[0], _first_learner(plan), plan, folder, command.tensorboard, console
-    )
+    log = _work_on(command.jobs[0], _first_learner(plan), plan, folder, command.tensorboard, console)
     return _say_end(log, folder, folder, console)
 
 
@@ -260,10 +261,12 @@ def _resume_one(folder: Path, tensorboard: bool, console: Console) -> WorkLog:
 def _say_end(log: WorkLog, run: Path, resumable: Path, console: Console) -> int:
     """Sum up a run that ended. `resumable` is what --resume takes: `run` or the folder above."""
     n = len(log.returns)
-    if n:
+    if n > RECENT:
         first, last = log.returns[:RECENT].mean(), log.returns[-RECENT:].mean()
         means = f"mean return {number(first)} at first, {number(last)} at last"
         console.print(f"{n:,} attempts, {means} (of {RECENT})", highlight=False)
+    elif n:
+        console.print(f"{n} attempt{'s' if n > 1 else ''}, mean return {number(log.returns.mean())}", highlight=False)
     report = write_report(run)
     console.print(f"learner: {run}\nreport:  {report}", soft_wrap=True, highlight=False)
     if log.reason != "interrupted":
@@ -318,7 +321,14 @@ def _info(path: Path, console: Console) -> int:
     table.add_column(overflow="fold")
     table.add_row("path", str(path))
     table.add_row("holds", f"{len(arrays)} arrays, {numbers:,} numbers, verified")
-    for name, value in flat(manifest):
+    if "run" in manifest:
+        rows = sum(manifest["experience"]["count"])
+        table.add_row("run", f"at step {manifest['run']['recorder']['step']:,}, with {rows:,} rows of experience")
+    provenance = dict(manifest["provenance"])
+    for n, was in enumerate(provenance.pop("worked", ()), start=1):
+        table.add_row(f"job {n}", f"{was['job']}, {was['steps']:,} steps, {was['learn']}, ended: {was['reason']}")
+    told = {name: manifest[name] for name in ("mind", "work", "versions", "format", "sha256")}
+    for name, value in flat(provenance) + flat(told):
         table.add_row(name, value)
     console.print(table)
     return 0

@@ -12,15 +12,15 @@ class MindConfig:
     """Shape of the network. It is part of a checkpoint: weights fit one MindConfig only."""
 
     slots: int = 64  # sensor values in a percept
-    width: int = 128  # features between layers
+    width: int = 64  # features between layers
     layers: int = 1  # fast-weight memory layers
     heads: int = 2  # memory heads per layer
     head_size: int = 16  # d: each head's state is d x d
     taps: int = 4  # width of the short causal convolution before the memory
-    rank: int = 64  # size of the codes of action factors and bins
+    rank: int = 32  # size of the codes of action factors and bins
     max_factors: int = 128  # rows of factor codes: the most action factors a job may have
     max_bins: int = 16  # rows of bin codes
-    value_bins: int = 51  # support of the categorical values
+    value_bins: int = 31  # support of the categorical values
     value_limit: float = 1.2  # the support spans symexp(-limit) .. symexp(limit), in scaled returns
 
     @property
@@ -48,15 +48,15 @@ class WorkConfig:
     replay: int = 100_000  # rows kept for replay, all streams together
     sequence: int = 8  # transitions per replayed sequence
     batch: int = 16  # sequences per update
-    block: int = 4  # ticks between two blocks of updates
+    block: int = 8  # ticks between two blocks of updates
     updates_per_step: float = 1.0
     warmup: int = 200  # rows before the first update
-    learning_rate: float = 7e-4
+    learning_rate: float = 1e-3
     adam_b2: float = 0.999
     max_gradient: float = 10.0  # clip of the global gradient norm
     anchor_decay: float = 1e-2  # decoupled L2 toward the initial weights, times the learning rate
-    target_rate: float = 0.01  # slow averaging of the target network, per update
-    improvement_floor: float = 0.03  # least scale of an advantage, in scaled returns
+    target_rate: float = 0.1  # slow averaging of the target network, per update
+    improvement_floor: float = 0.05  # least unit of an advantage, in scaled returns
     policy_weight: float = 1.0
     prediction_weight: float = 0.1
     reward_quantile: float = 0.95  # of |discounted return|: the unit in which returns are learned

@@ -59,17 +59,13 @@ class Experience:
         self.memory_size = memory_size
         self.count = np.zeros(streams, np.int64)  # int64[E]: rows ever appended
         self.rows = {  # name -> [E, capacity, *shape]
-            name: _touched((streams, capacity, *field.shape), field.dtype)
-            for name, field in self.fields.items()
+            name: _touched((streams, capacity, *field.shape), field.dtype) for name, field in self.fields.items()
         }
         self.memory = _touched((streams, capacity // stride, memory_size), "float32")
         # The same arrays with streams and slots as one axis, for flat indices in the hot paths.
         self._flat = {name: ring.reshape(-1, *ring.shape[2:]) for name, ring in self.rows.items()}
         self._flat_memory = self.memory.reshape(streams * (capacity // stride), memory_size)
-        self._expected = {
-            name: ((streams, *field.shape), np.dtype(field.dtype))
-            for name, field in self.fields.items()
-        }
+        self._expected = {name: ((streams, *field.shape), np.dtype(field.dtype)) for name, field in self.fields.items()}
         self._folder: Path | None = None
         self._saved = np.zeros(streams, np.int64)  # int64[E]: rows on disk
         self._segments: list[dict[str, Any]] = []
@@ -79,9 +75,7 @@ class Experience:
         """bool[E]: the next row of the stream begins a stride, so its memory must be given."""
         return self.count % self.stride == 0
 
-    def append(
-        self, rows: Mapping[str, np.ndarray], active: np.ndarray, memory: np.ndarray | None
-    ) -> None:
+    def append(self, rows: Mapping[str, np.ndarray], active: np.ndarray, memory: np.ndarray | None) -> None:
         """Adds one row to every stream that is active; the others keep theirs.
 
         rows: name -> [E, *shape], every field, in its own dtype. active: bool[E]. memory: float32[E, memory_size],
@@ -93,13 +87,9 @@ class Experience:
         for name, (shape, dtype) in self._expected.items():
             row = rows[name]
             if row.shape != shape or row.dtype != dtype:
-                raise ValueError(
-                    f"rows[{name!r}] is {row.dtype}{list(row.shape)}, expected {dtype}{list(shape)}"
-                )
+                raise ValueError(f"rows[{name!r}] is {row.dtype}{list(row.shape)}, expected {dtype}{list(shape)}")
         if active.shape != (self.streams,) or active.dtype != np.bool_:
-            raise ValueError(
-                f"active is {active.dtype}{list(active.shape)}, expected bool[{self.streams}]"
-            )
+            raise ValueError(f"active is {active.dtype}{list(active.shape)}, expected bool[{self.streams}]")
         slots = self.capacity // self.stride
         counts = self.count.tolist()
         streams = active.nonzero()[0].tolist()
@@ -109,8 +99,7 @@ class Experience:
             if memory is None or memory.shape != shape or memory.dtype != np.float32:
                 given = "None" if memory is None else f"{memory.dtype}{list(memory.shape)}"
                 raise ValueError(
-                    f"memory is {given}, expected float32{list(shape)}: streams {begins} begin a stride "
-                    "(see due())"
+                    f"memory is {given}, expected float32{list(shape)}: streams {begins} begin a stride (see due())"
                 )
             for stream in begins:
                 self.memory[stream, counts[stream] // self.stride % slots] = memory[stream]
@@ -152,9 +141,7 @@ class Experience:
         """The last `rows` rows of a stream in order: name -> [rows, *shape]. ValueError if the ring has fewer."""
         count = int(self.count[stream])
         if not 0 <= rows <= min(count, self.capacity):
-            raise ValueError(
-                f"rows={rows}: stream {stream} has {min(count, self.capacity)} rows in its ring"
-            )
+            raise ValueError(f"rows={rows}: stream {stream} has {min(count, self.capacity)} rows in its ring")
         at = np.arange(count - rows, count) % self.capacity
         return {name: ring[stream].take(at, axis=0) for name, ring in self.rows.items()}
 
@@ -181,9 +168,7 @@ class Experience:
             at, at_memory = self._slots(first, last)
             arrays = {f"rows/{name}": ring.take(at, axis=0) for name, ring in self._flat.items()}
             arrays["memory"] = self._flat_memory.take(at_memory, axis=0)
-            about = json.dumps(
-                {"format": FORMAT, **extent}
-            )  # one key only: their order is not fixed
+            about = json.dumps({"format": FORMAT, **extent})  # one key only: their order is not fixed
             data = pack(arrays, metadata={"segment": about})
             sha256 = hashlib.sha256(data).hexdigest()
             name = f"segment-{first.sum():012d}-{sha256[:12]}.safetensors"  # sorts in order
@@ -238,9 +223,7 @@ class Experience:
         """
         folder = Path(folder).resolve()
         _check_identity(folder, index, _identity(fields, streams, capacity, stride, memory_size))
-        self = cls(
-            fields, streams=streams, capacity=capacity, stride=stride, memory_size=memory_size
-        )
+        self = cls(fields, streams=streams, capacity=capacity, stride=stride, memory_size=memory_size)
         self.count[:] = index["count"]
         oldest = np.maximum(self.count - capacity, 0)
         covered = oldest.copy()
@@ -268,8 +251,7 @@ class Experience:
         counts = self.count.tolist()  # for few streams plain integers are quicker than arrays
         lowest = [max(0, -((self.capacity - count) // self.stride)) for count in counts]
         number = [
-            max(0, (count - length - 1) // self.stride + 1 - low)
-            for count, low in zip(counts, lowest, strict=True)
+            max(0, (count - length - 1) // self.stride + 1 - low) for count, low in zip(counts, lowest, strict=True)
         ]
         return lowest, number
 
@@ -278,16 +260,12 @@ class Experience:
         slots = self.capacity // self.stride
         rows, memories = [], []
         for stream in range(self.streams):
-            rows.append(
-                stream * self.capacity + np.arange(first[stream], last[stream]) % self.capacity
-            )
+            rows.append(stream * self.capacity + np.arange(first[stream], last[stream]) % self.capacity)
             start, stop = -(-first[stream] // self.stride), -(-last[stream] // self.stride)
             memories.append(stream * slots + np.arange(start, stop) % slots)
         return np.concatenate(rows), np.concatenate(memories)
 
-    def _restore(
-        self, arrays: Mapping[str, np.ndarray], first: np.ndarray, last: np.ndarray
-    ) -> None:
+    def _restore(self, arrays: Mapping[str, np.ndarray], first: np.ndarray, last: np.ndarray) -> None:
         # Oldest segments come first, so where rows share a slot the later assignment, the newer row, stays;
         # within a segment no slot occurs twice, because it was written from a ring of the same capacity.
         at, at_memory = self._slots(first, last)
@@ -308,10 +286,7 @@ def _identity(
 ) -> dict[str, Any]:
     return {
         "format": FORMAT,
-        "fields": {
-            name: {"shape": list(field.shape), "dtype": field.dtype}
-            for name, field in fields.items()
-        },
+        "fields": {name: {"shape": list(field.shape), "dtype": field.dtype} for name, field in fields.items()},
         "streams": streams,
         "capacity": capacity,
         "stride": stride,

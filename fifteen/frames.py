@@ -11,9 +11,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from fifteen.model import Percept
-
 _SCALARS = 8  # reward, first, terminated, truncated, after_termination, after_truncation, step, active
+
+
+class Percept(NamedTuple):
+    """What one stream perceives at one moment. Sensors are raw: the learner's statistics standardise them."""
+
+    vector: Array  # float32[slots]
+    image: Array | None  # uint8[32, 32, 3]
+    previous: Array  # int32[M], the choice that led here; -1 where there was none
+    reward: Array  # float32[], raw
+    first: Array  # bool[], begins an attempt
+    terminated: Array  # bool[], last of its attempt; never an input of the network, which must value it like any other
+    truncated: Array  # bool[], last of its attempt; likewise
+    after_termination: Array  # bool[], first of an attempt after one that terminated
+    after_truncation: Array  # bool[], first of an attempt after one that was truncated
+    step: Array  # int32[], steps since the attempt began
 
 
 class Decision(NamedTuple):
@@ -37,6 +50,7 @@ class Layout:
     bins: int  # B
     digits: tuple[int, ...]  # of each factor: its position within its number
     group: tuple[int, ...]  # of each factor: which number of several digits it belongs to, or -1
+    ordered: tuple[int, ...]  # of each factor: how many bins lie in order on a line, 0 where they are alternatives
 
     @property
     def percept_size(self) -> int:

@@ -7,6 +7,7 @@ opens some. The space is compiled into closures once, because they run at every 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from operator import ge
+import math
 from typing import Any, NamedTuple, final
 
 import gymnasium as gym
@@ -35,6 +36,7 @@ class HandShape:
     bins: int  # B, the smallest that the space needs
     digits: tuple[int, ...]  # [M] position within the factor's multi-digit group, else 0
     group: tuple[int, ...]  # [M] index of the factor's multi-digit group, else -1
+    ordered: tuple[int, ...]  # [M] bins of a Box dimension, which lie in order; 0 for mere alternatives
 
 
 class Valid(NamedTuple):
@@ -84,6 +86,11 @@ class Hands:
             bins=bins if several.any() else max(counts),
             digits=tuple(d for n in lengths for d in range(n)),
             group=tuple(g for g, n in zip(groups, lengths, strict=True) for _ in range(n)),
+            ordered=tuple(
+                c if box and n == 1 else 0
+                for c, n, box in zip(counts, lengths, _in_boxes(space), strict=True)
+                for _ in range(n)
+            ),
         )
         self.range = np.ones(self.shape.factors)
         self._space, self._counts, self._groups = space, counts, groups
@@ -161,6 +168,16 @@ def _hand(space: gym.Space, where: str, counts: list[int], bins: int) -> tuple[_
     if isinstance(space, gs.MultiBinary):
         return _hand_multi_binary(space, where, counts)
     refuse(space, where, _SUPPORTED)
+
+
+def _in_boxes(space: gym.Space) -> list[bool]:
+    """Of each number that an action consists of, in canonical order: whether it is a Box dimension."""
+    if isinstance(space, gs.Dict):
+        return [flag for part in space.spaces.values() for flag in _in_boxes(part)]
+    if isinstance(space, gs.Tuple):
+        return [flag for part in space.spaces for flag in _in_boxes(part)]
+    size = 1 if isinstance(space, gs.Discrete) else math.prod(space.shape or ())
+    return [isinstance(space, gs.Box)] * size
 
 
 def _hand_dict(space: gs.Dict, where: str, counts: list[int], bins: int) -> tuple[_Decode, _Allow]:

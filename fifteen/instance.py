@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from fifteen.config import MindConfig, WorkConfig
-from fifteen.frames import Decision, Layout
+from fifteen.frames import Decision, Layout, Percept
 from fifteen.losses import choose, masked_log_softmax
-from fifteen.model import Model, Percept, expected_value
+from fifteen.model import Model, expected_value
 
+_NOISE_MEMORY = (0.5, 0.9, 0.98)  # correlations from step to step; together nearly pink noise
 _SCALE_BINS = 256
 _SCALE_LOG10 = (-12.0, 12.0)
 _SENSOR_CLIP = 8.0  # standard deviations
@@ -37,6 +38,7 @@ class Instance(NamedTuple):
     memory: Array  # float32[E, memory]
     trailing: Array  # float32[E], discounted sum of the attempt's rewards so far
     predicted: Array  # float32[E, slots + 1], the percept expected next
+    noise: Array  # float32[E, K, M, B], standard normal, each of K with its correlation in time; it draws the actions
     key: Array  # uint32[2], data of a threefry key
 
 
@@ -44,14 +46,18 @@ def new_statistics(slots: int) -> Statistics:
     return Statistics(jnp.zeros(()), jnp.zeros(slots), jnp.ones(slots), jnp.zeros(_SCALE_BINS))
 
 
-def new_instance(config: MindConfig, statistics: Statistics, streams: int, key: Array) -> Instance:
+def new_instance(
+    config: MindConfig, layout: Layout, statistics: Statistics, streams: int, key: Array
+) -> Instance:
     """The beginning of a lifetime: an empty memory, and statistics that still give way to a new job's."""
     kept = jnp.minimum(1.0, _INHERITED_COUNT / jnp.maximum(statistics.count, 1.0))
+    key, noise_key = jax.random.split(key)
     return Instance(
         statistics=statistics._replace(count=statistics.count * kept, histogram=statistics.histogram * kept),
         memory=jnp.zeros((streams, config.memory_size)),
         trailing=jnp.zeros(streams),
         predicted=jnp.zeros((streams, config.slots + 1)),
+        noise=jax.random.normal(noise_key, (streams, len(_NOISE_MEMORY), layout.factors, layout.bins)),
         key=jax.random.key_data(key),
     )
 
@@ -125,52 +131,66 @@ def act(
     histogram = observe_return(statistics.histogram, jnp.abs(trailing), active, work.scale_decay)
     statistics = statistics._replace(histogram=histogram)
     scale = return_scale(histogram, work.reward_quantile)
-    key, *stream_keys = jax.random.split(jax.random.wrap_key_data(instance.key), 1 + frames.shape[0])
+    key, noise_key = jax.random.split(jax.random.wrap_key_data(instance.key))
+    kept = jnp.array(_NOISE_MEMORY)[None, :, None, None]
+    fresh = jax.random.normal(noise_key, instance.noise.shape)
+    noise = kept * instance.noise + jnp.sqrt(1.0 - kept**2) * fresh
+    codes = model.codes(layout)
 
     def one(
-        memory: Array, predicted: Array, percept: Percept, single: Array, table: Array, key: Array
+        memory: Array, predicted: Array, percept: Percept, single: Array, table: Array, noise: Array
     ) -> tuple[Array, Array, Array]:
         sensors = standardise(statistics, percept.vector, continuous)
-        x = model.encode(percept, sensors, percept.reward / scale)
+        x = model.encode(percept, sensors, percept.reward / scale, codes)
         memory, x = model.step(memory, x, percept.first if wipe else jnp.zeros((), bool))
         features = model.features(x)
-        choice, log_prob, mask, value = _decide(model, features, single, table, key, config, layout)
+        choice, log_prob, mask, value = _decide(model, features, codes, single, table, noise, config, layout)
         surprise = jnp.where(percept.first, 0.0, jnp.sqrt(jnp.sum((predicted[:-1] - sensors) ** 2)))
         decision = Decision(choice, log_prob, value, scale, surprise, mask)
-        return memory, model.predict(features, choice), layout.pack(decision)
+        return memory, model.predict(features, model.code(choice, codes)), layout.pack(decision)
 
     memory, predicted, decisions = jax.vmap(one)(
-        instance.memory, instance.predicted, percepts, single, table, jnp.stack(stream_keys)
+        instance.memory, instance.predicted, percepts, single, table, jnp.sum(noise, axis=1) * kept.size**-0.5
     )
     acted = Instance(
         statistics=statistics,
         memory=jnp.where(active[:, None], memory, instance.memory),
         trailing=jnp.where(active, trailing, instance.trailing),
         predicted=jnp.where(active[:, None], predicted, instance.predicted),
+        noise=jnp.where(active[:, None, None, None], noise, instance.noise),
         key=jax.random.key_data(key),
     )
     return acted, decisions
 
 
 def _decide(
-    model: Model, features: Array, single: Array, table: Array, key: Array, config: MindConfig, layout: Layout
+    model: Model,
+    features: Array,
+    codes: Array,
+    single: Array,
+    table: Array,
+    noise: Array,
+    config: MindConfig,
+    layout: Layout,
 ) -> tuple[Array, Array, Array, Array]:
     """Draw a choice, most significant digits first, so that every number drawn is valid.
 
+    The draw is argmax(log pi + g) with Gumbel noise g made of `noise` float32[M, B]. At every step its distribution is
+    exactly the policy's, but noise that is correlated in time explores further than noise that is not wherever the
+    policy is indifferent (Eberhard et al. 2023, "Pink noise is all you need", there for continuous actions).
     Returns choice int32[M], log_prob float32[M], mask bool[M, B], value float32[].
     """
-    keys = jax.random.split(key, 1 + max(layout.digits))
+    gumbel = -jnp.log(-jax.scipy.special.log_ndtr(noise))
     choice = jnp.full(layout.factors, -1, jnp.int32)
-    mask, log_policy = single, jnp.zeros(single.shape)
-    heads = None
-    for digit, digit_key in enumerate(keys):
+    mask, log_policy, prefix = single, jnp.zeros(single.shape), jnp.zeros((layout.factors, config.rank))
+    for digit in range(1 + max(layout.digits)):
         mask = digit_masks(single, table, choice, layout)
-        heads = model.heads(features, model.digit_prefix(choice, layout.digits), layout.bins)
-        log_policy = masked_log_softmax(heads.policy, mask)
-        drawn = jax.random.categorical(digit_key, log_policy).astype(jnp.int32)
+        prefix = model.digit_prefix(choice, codes, layout.digits)
+        log_policy = masked_log_softmax(model.policy_logits(features, prefix, codes), mask)
+        drawn = jnp.argmax(log_policy + gumbel, axis=1).astype(jnp.int32)
         choice = jnp.where(jnp.array([d == digit for d in layout.digits]), drawn, choice)
-    assert heads is not None
-    value = jnp.sum(jnp.exp(log_policy) * expected_value(heads.value, config), axis=1)
+    action_value = expected_value(model.value_logits(features, prefix, codes), config)
+    value = jnp.sum(jnp.exp(log_policy) * action_value, axis=1)
     return choice, choose(log_policy, choice), mask, jnp.mean(value)
 
 

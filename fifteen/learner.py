@@ -2,9 +2,7 @@
 
 import dataclasses
 import math
-import platform
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any, final
 
@@ -20,6 +18,7 @@ from fifteen.errors import CheckpointError, RunError
 from fifteen.instance import Statistics, new_statistics
 from fifteen.jobs.protocol import Tick
 from fifteen.model import structure
+from fifteen.provenance import versions
 from fifteen.updating import LearnerState, new_learner_state, optimiser
 from fifteen.worker import Moment, Worker
 
@@ -208,12 +207,6 @@ class Learner:
             self.adopt(self._worker)
         checkpoint.write(Path(path), self.arrays(), self.manifest())
         return Path(path)
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computed, for the record."""
-    names = ("fifteen", "jax", "jaxlib", "equinox", "optax", "gymnasium", "numpy")
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in names}
 
 
 def new(size: Size | MindConfig = "small", seed: int = 0, *, work: WorkConfig | None = None) -> Learner:

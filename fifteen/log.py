@@ -210,9 +210,7 @@ class TensorBoardSink(Sink):
                 "pip install 'fifteen[tensorboard]', or go without --tensorboard"
             ) from error
         self._open = partial(SummaryWriter, str(folder))
-        self._writer: Any = (
-            None  # opened by the first write: a run that cannot start leaves nothing
-        )
+        self._writer: Any = None  # opened by the first write: a run that cannot start leaves nothing
 
     def write(self, progress: Progress) -> None:
         self._writer = self._writer or self._open()

@@ -33,14 +33,13 @@ def policy_loss(logits: Array, improved: Array, mask: Array) -> Array:
     return -jnp.mean(jnp.sum(jnp.where(mask, improved * log_policy, 0.0), axis=1))
 
 
-def value_loss(logits: Array, choice: Array, target: Array) -> Array:
+def value_loss(logits: Array, target: Array) -> Array:
     """Cross-entropy of the taken action's categorical value to target float32[Z].
 
-    logits float32[M, B, Z], choice int32[M]. The joint value's distribution is the mixture of the factors', so its
-    mean is the mean over factors of Q_m, as the factored value demands.
+    logits float32[M, Z], of the chosen bin of each factor. The joint value's distribution is the mixture of the
+    factors', so its mean is the mean over factors of Q_m, as the factored value demands.
     """
-    taken = jnp.sum(jnp.where(_one_hot(choice, logits.shape[1])[:, :, None], logits, 0.0), axis=1)  # [M, Z]
-    mixture = jax.nn.logsumexp(jax.nn.log_softmax(taken), axis=0) - jnp.log(float(taken.shape[0]))
+    mixture = jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - jnp.log(float(logits.shape[0]))
     return -jnp.sum(target * mixture)
 
 

@@ -1,7 +1,8 @@
 """The network: percept encoder -> memory layers -> policy, value and prediction heads.
 
 One network serves every job. What differs between jobs, the number of action factors and bins, is a static slice of
-a fixed grid of codes: slot (m, b) has the code factor_code[m] * bin_code[b], and a head reads it bilinearly.
+a fixed grid of codes: slot (m, b) has the code factor_code[m] * bin_code[b], and a head reads it bilinearly. Bins that
+lie in order, those of a Box dimension, have codes that change smoothly along the line, so that neighbours learn together.
 Everything here is written for one stream; vmap for more.
 """
 
@@ -18,35 +19,13 @@ from jax import Array
 
 from fifteen import memory
 from fifteen.config import MindConfig
+from fifteen.frames import Layout, Percept
 from fifteen.returns import support, symlog
 
 CONTEXT_SIZE = 7
 
 Weight = Array | np.ndarray
 """A parameter: drawn on the host, an Array from then on."""
-
-
-class Percept(NamedTuple):
-    """What one stream perceives at one moment. Sensors are raw: the learner's statistics standardise them."""
-
-    vector: Array  # float32[slots]
-    image: Array | None  # uint8[32, 32, 3]
-    previous: Array  # int32[M], the choice that led here; -1 where there was none
-    reward: Array  # float32[], raw
-    first: Array  # bool[], begins an attempt
-    terminated: Array  # bool[], last of its attempt; never an input of the network, which must value it like any other
-    truncated: Array  # bool[], last of its attempt; likewise
-    after_termination: Array  # bool[], first of an attempt after one that terminated
-    after_truncation: Array  # bool[], first of an attempt after one that was truncated
-    step: Array  # int32[], steps since the attempt began
-
-
-class Heads(NamedTuple):
-    """Read-outs of one percept."""
-
-    policy: Array  # float32[M, B] logits, unmasked
-    value: Array  # float32[M, B, Z] logits of the categorical action value of each factor (v_now)
-    later: Array  # float32[Z] logits of v_later
 
 
 @final
@@ -195,7 +174,9 @@ class Model(eqx.Module):
     trunk: Linear
     trunk_norm: LayerNorm
     factor_code: Weight  # float32[max_factors, R]
-    bin_code: Weight  # float32[max_bins, R]
+    bin_code: Weight  # float32[max_bins, R], of alternatives
+    line_frequency: Weight  # float32[R], of bins in order: sqrt(2) cos(frequency x + phase), x in [-1, 1]
+    line_phase: Weight  # float32[R]
     policy: Linear  # W -> R
     advantage: Linear  # W -> R
     advantage_out: Linear  # R -> Z
@@ -215,6 +196,8 @@ class Model(eqx.Module):
         self.trunk_norm = LayerNorm(width)
         self.factor_code = random.choice(np.array([-1.0, 1.0], np.float32), (config.max_factors, rank))
         self.bin_code = _normal(random, (config.max_bins, rank), 1.0)
+        self.line_frequency = _normal(random, (rank,), 2.0)
+        self.line_phase = random.uniform(0.0, 2.0 * math.pi, rank).astype(np.float32)
         # Zero read-outs: a uniform policy, and values of zero that a job's outcomes pull up or down.
         self.policy = Linear(random, width, rank, scale=0.0)
         self.advantage = Linear(random, width, rank)
@@ -224,14 +207,29 @@ class Model(eqx.Module):
         self.imagine = Linear(random, width + rank, width)
         self.imagined = Linear(random, width, config.slots + 1, scale=0.0)
 
-    def code(self, choice: Array) -> Array:
-        """int32[M] (-1: none) -> float32[R], the sum of the chosen slots' codes."""
-        # one_hot of -1 is zero. A product, since the gradient of a gather is a scatter, which is slow on a CPU.
-        chosen = jax.nn.one_hot(choice, self.bin_code.shape[0]) @ self.bin_code * self.factor_code[: choice.shape[0]]
-        return jnp.sum(chosen, axis=0) * (choice.shape[0] ** -0.5)
+    def codes(self, layout: Layout) -> Array:
+        """Codes of all action slots: float32[M, B, R]."""
+        bins = layout.bins
+        rows = []
+        for factor, ordered in enumerate(layout.ordered):
+            code = self.bin_code[:bins]
+            if ordered:
+                place = (2.0 * np.arange(bins, dtype=np.float32) / max(ordered - 1, 1) - 1.0)[:, None]
+                code = 2**0.5 * jnp.cos(place * self.line_frequency[None] + self.line_phase[None])
+            rows.append(code * self.factor_code[factor][None])
+        return jnp.stack(rows)
 
-    def encode(self, percept: Percept, sensors: Array, reward: Array) -> Array:
-        """sensors float32[slots] standardised, reward float32[] scaled -> float32[W]."""
+    def code(self, choice: Array, codes: Array) -> Array:
+        """choice int32[M] (-1: none), codes float32[M, B, R] -> float32[R], the sum of the chosen slots' codes."""
+        return jnp.sum(self.chosen_codes(choice, codes), axis=0) * (choice.shape[0] ** -0.5)
+
+    def chosen_codes(self, choice: Array, codes: Array) -> Array:
+        """choice int32[M] (-1: none), codes float32[M, B, R] -> float32[M, R]; zero where nothing was chosen."""
+        # A product with one-hot vectors: the gradient of a gather is a scatter, which is slow on a CPU.
+        return jnp.sum(jax.nn.one_hot(choice, codes.shape[1])[:, :, None] * codes, axis=1)
+
+    def encode(self, percept: Percept, sensors: Array, reward: Array, codes: Array) -> Array:
+        """sensors float32[slots] standardised, reward float32[] scaled, codes float32[M, B, R] -> float32[W]."""
         context = jnp.stack(
             [
                 jnp.clip(symlog(reward), -3.0, 3.0),
@@ -243,7 +241,7 @@ class Model(eqx.Module):
                 jnp.ones(()),
             ]
         )
-        x = self.sense(jnp.concatenate([sensors, context, self.code(percept.previous)]))
+        x = self.sense(jnp.concatenate([sensors, context, self.code(percept.previous, codes)]))
         if percept.image is not None:
             x = x + self.see(percept.image)
         return jax.nn.silu(self.sense_norm(x))
@@ -268,31 +266,38 @@ class Model(eqx.Module):
         """What all heads read: x float32[W] after the memory -> float32[W]."""
         return jax.nn.silu(self.trunk_norm(self.trunk(x)))
 
-    def heads(self, features: Array, prefix: Array, bins: int) -> Heads:
-        """features float32[W]; prefix float32[M, R]: code of the digits already chosen (`digit_prefix`)."""
-        seen = self.factor_code[: prefix.shape[0]] * (1.0 + prefix)  # [M, R]
-        slot_code = self.bin_code[:bins]
-        policy = (self.policy(features)[None] * seen) @ slot_code.T
-        hidden = (self.advantage(features)[None] * seen)[:, None] * slot_code[None]  # [M, B, R]
-        scale = slot_code.shape[1] ** -0.5
-        value = jax.vmap(jax.vmap(self.advantage_out))(hidden) + self.value(features)[None, None]
-        return Heads(policy * scale, value, self.later(jax.lax.stop_gradient(features)))
+    def policy_logits(self, features: Array, prefix: Array, codes: Array) -> Array:
+        """features float32[W]; prefix float32[M, R], see `digit_prefix`; codes float32[M, B, R] -> float32[M, B]."""
+        seen = self.policy(features)[None] * (1.0 + prefix)  # [M, R]
+        return jnp.sum(seen[:, None] * codes, axis=2) * codes.shape[2] ** -0.5
 
-    def predict(self, features: Array, choice: Array) -> Array:
-        """features float32[W], choice int32[M] -> float32[slots + 1]: next standardised sensors, next scaled reward."""
-        x = jnp.concatenate([features, self.code(choice)])
-        return self.imagined(jax.nn.silu(self.imagine(x)))
+    def value_logits(self, features: Array, prefix: Array, codes: Array) -> Array:
+        """Categorical action values of each factor (v_now), shapes as in `policy_logits` -> float32[M, B, Z].
 
-    def digit_prefix(self, choice: Array, digits: tuple[int, ...]) -> Array:
-        """Codes of the more significant digits chosen in the same group: int32[M] -> float32[M, R]."""
+        `codes` may be those of a few slots only, such as the chosen ones [M, 1, R].
+        """
+        seen = self.advantage(features)[None] * (1.0 + prefix)  # [M, R]
+        hidden = seen[:, None] * codes  # [M, B, R]
+        return jax.vmap(jax.vmap(self.advantage_out))(hidden) + self.value(features)[None, None]
+
+    def later_logits(self, features: Array) -> Array:
+        """Categorical v_later, features float32[W] -> float32[Z]. It does not shape the features on the job."""
+        return self.later(jax.lax.stop_gradient(features))
+
+    def predict(self, features: Array, code: Array) -> Array:
+        """features float32[W], code float32[R] of the choice -> float32[slots + 1]: next sensors, next scaled reward."""
+        return self.imagined(jax.nn.silu(self.imagine(jnp.concatenate([features, code]))))
+
+    def digit_prefix(self, choice: Array, codes: Array, digits: tuple[int, ...]) -> Array:
+        """Codes of the more significant digits chosen in the same group: int32[M], float32[M, B, R] -> float32[M, R]."""
         if not any(digits):
-            return jnp.zeros((len(digits), self.bin_code.shape[1]))
-        rows, known = [], jnp.zeros(self.bin_code.shape[1])
+            return jnp.zeros((codes.shape[0], codes.shape[2]))
+        chosen = self.chosen_codes(choice, codes)
+        rows, known = [], jnp.zeros(codes.shape[2])
         for factor, digit in enumerate(digits):
             known = known if digit else jnp.zeros_like(known)
             rows.append(known)
-            bin_code = jax.nn.one_hot(choice[factor], self.bin_code.shape[0]) @ self.bin_code
-            known = known + self.factor_code[factor] * bin_code
+            known = known + chosen[factor]
         return jnp.stack(rows)
 
 

@@ -100,9 +100,7 @@ def write_report(run_folder: Path) -> Path:
     return _write(run_folder / "report.html", f"{record.job} · Fifteen", body)
 
 
-def write_index(
-    folder: Path, title: str, columns: Sequence[str], rows: Mapping[Path, Sequence[str]]
-) -> Path:
+def write_index(folder: Path, title: str, columns: Sequence[str], rows: Mapping[Path, Sequence[str]]) -> Path:
     """Write folder/index.html: one table that links the report of every run; give its path.
 
     `rows` maps each run's folder (inside `folder`) to its cells, one for each of `columns`.
@@ -114,9 +112,7 @@ def write_index(
         link = escape(f"{run.relative_to(folder).as_posix()}/report.html")
         inner = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
         curve = sparkline(running_mean(record.returns, RECENT))
-        lines.append(
-            f'<tr><td><a href="{link}">{escape(record.job)}</a></td>{inner}<td>{curve}</td></tr>'
-        )
+        lines.append(f'<tr><td><a href="{link}">{escape(record.job)}</a></td>{inner}<td>{curve}</td></tr>')
     body = (
         f'<header><p class="eyebrow">Fifteen · learners at work</p><h1>{escape(title)}</h1>'
         '<p class="lead">Every row is a run with a report of its own. The line on the right is the '
@@ -271,10 +267,7 @@ def _words(name: str) -> str:
 
 
 def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
-    return "".join(
-        f"<div><dt>{escape(_words(name))}</dt><dd>{escape(value)}</dd></div>"
-        for name, value in pairs
-    )
+    return "".join(f"<div><dt>{escape(_words(name))}</dt><dd>{escape(value)}</dd></div>" for name, value in pairs)
 
 
 def _mean(values: np.ndarray) -> float | None:

@@ -70,9 +70,7 @@ class Senses:
     def __init__(self, space: gym.Space, slots: int):
         """Raises SpaceError for Graph, Sequence, OneOf and spaces that Gymnasium does not know."""
         if slots < 4:
-            raise ValueError(
-                f"slots is {slots}, expected at least 4: a quarter may be a projection"
-            )
+            raise ValueError(f"slots is {slots}, expected at least 4: a quarter may be a projection")
         self.has_image = False
         flags: list[bool] = []  # of each dimension: whether it is continuous
         self._write = self._compile(space, "observation", flags)

@@ -19,9 +19,7 @@ from fifteen.log import RECENT, Progress, Sink, duration, number
 class TerminalSink(Sink):
     """A live view where there is a terminal; elsewhere plain lines, at most one every 5 s."""
 
-    def __init__(
-        self, console: Console | None = None, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, console: Console | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console or Console()
         self._clock = clock
         self._live: Live | None = None
@@ -82,9 +80,7 @@ class Curve:
         self._means.append(math.fsum(self._open) / len(self._open))
         self._open = []
         if len(self._means) == 2 * self._cells:
-            self._means = [
-                (a + b) / 2 for a, b in zip(self._means[::2], self._means[1::2], strict=True)
-            ]
+            self._means = [(a + b) / 2 for a, b in zip(self._means[::2], self._means[1::2], strict=True)]
             self._per_mean *= 2
 
     def __str__(self) -> str:

@@ -6,7 +6,7 @@ memory state that was stored when they were lived (Kapturowski et al. 2019, R2D2
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ from fifteen.losses import (
     prediction_loss,
     value_loss,
 )
-from fifteen.model import Heads, Model, expected_value, ravel, unravel
+from fifteen.model import Model, expected_value, ravel, unravel
 from fifteen.returns import later_returns, retrace, support, symlog, two_hot
 
 
@@ -54,9 +54,13 @@ class Batch(NamedTuple):
 class _Seen(NamedTuple):
     """What the network reads from one sequence."""
 
-    heads: Heads  # each [T+1, ...]
     features: Array  # float32[T+1, W]
     sensors: Array  # float32[T+1, slots]
+    prefix: Array  # float32[T+1, M, R]
+    codes: Array  # float32[M, B, R]
+
+
+_BATCHED: Any = _Seen(0, 0, 0, None)  # pyright: ignore[reportArgumentType]
 
 
 def optimiser(work: WorkConfig) -> optax.GradientTransformation:
@@ -114,12 +118,16 @@ def _update_once(
 ) -> tuple[LearnerState, dict[str, Array]]:
     scale = return_scale(statistics.histogram, work.reward_quantile)
     see = partial(_see, statistics=statistics, continuous=continuous, scale=scale, layout=layout, wipe=wipe)
-    targets = jax.vmap(partial(see, unravel(state.target, config)))(batch)
-    sigma = jnp.sqrt(state.advantage_variance)
-    loss = partial(_sequence_loss, see=see, scale=scale, sigma=sigma, config=config, work=work, layout=layout)
+    old = unravel(state.target, config)
+    targets = jax.vmap(partial(see, old), out_axes=_BATCHED)(batch)
+    unit = jnp.maximum(jnp.sqrt(state.advantage_variance), work.improvement_floor)
+    loss = partial(
+        _sequence_loss, old=old, see=see, scale=scale, unit=unit, config=config, work=work, layout=layout
+    )
 
     def mean_loss(weights: Array) -> tuple[Array, dict[str, Array]]:
-        losses, metrics, rows = jax.vmap(partial(loss, unravel(weights, config)))(batch, targets)
+        model = unravel(weights, config)
+        losses, metrics, rows = jax.vmap(partial(loss, model), in_axes=(0, _BATCHED))(batch, targets)
         total = jnp.maximum(jnp.sum(rows), 1.0)
         return jnp.sum(losses) / total, {name: jnp.sum(values) / total for name, values in metrics.items()}
 
@@ -148,12 +156,13 @@ def _see(
     """Read one sequence with the network."""
     percepts = jax.vmap(layout.percept)(batch.frames, batch.images)
     sensors = jax.vmap(lambda v: standardise(statistics, v, continuous))(percepts.vector)
-    x = jax.vmap(model.encode)(percepts, sensors, percepts.reward / scale)
+    codes = model.codes(layout)
+    x = jax.vmap(lambda *row: model.encode(*row, codes))(percepts, sensors, percepts.reward / scale)
     _, x = model.unroll(batch.memory, x, percepts.first & wipe)
     features = jax.vmap(model.features)(x)
     choices = batch.decisions[:, : layout.factors].astype(jnp.int32)
-    prefixes = jax.vmap(lambda c: model.digit_prefix(c, layout.digits))(choices)
-    return _Seen(jax.vmap(lambda f, p: model.heads(f, p, layout.bins))(features, prefixes), features, sensors)
+    prefix = jax.vmap(lambda c: model.digit_prefix(c, codes, layout.digits))(choices)
+    return _Seen(features, sensors, prefix, codes)
 
 
 def _sequence_loss(
@@ -161,9 +170,10 @@ def _sequence_loss(
     batch: Batch,
     target: _Seen,
     *,
+    old: Model,
     see: partial,
     scale: Array,
-    sigma: Array,
+    unit: Array,
     config: MindConfig,
     work: WorkConfig,
     layout: Layout,
@@ -176,37 +186,43 @@ def _sequence_loss(
     rows = jnp.where(ends, 0.0, 1.0)[:-1]  # [T]
     rewards = percepts.reward / scale
 
-    log_target = jax.vmap(masked_log_softmax)(target.heads.policy, decisions.mask)
-    action_value = expected_value(target.heads.value, config)  # [T+1, M, B]
+    old_policy = jax.vmap(lambda f, p: old.policy_logits(f, p, target.codes))(target.features, target.prefix)
+    old_value = jax.vmap(lambda f, p: old.value_logits(f, p, target.codes))(target.features, target.prefix)
+    log_target = jax.vmap(masked_log_softmax)(old_policy, decisions.mask)
+    action_value = expected_value(old_value, config)  # [T+1, M, B]
     advantage, state_value = jax.vmap(factored_advantage)(action_value, log_target)
     log_ratio = jnp.sum(jax.vmap(choose)(log_target, decisions.choice) - decisions.log_prob, axis=1)
-    taken = jnp.mean(jax.vmap(choose)(action_value, decisions.choice), axis=1)
+    taken_value = jnp.mean(jax.vmap(choose)(action_value, decisions.choice), axis=1)
     now = retrace(
-        rewards[1:], percepts.terminated, ends, taken, state_value, log_ratio, work.discount, work.trace
+        rewards[1:], percepts.terminated, ends, taken_value, state_value, log_ratio, work.discount, work.trace
     )
     values = support(config.value_bins, config.value_limit)
-    now_loss = jax.vmap(value_loss)(
-        seen.heads.value[:-1], decisions.choice[:-1], jax.vmap(lambda x: two_hot(x, values))(now)
+    chosen = jax.vmap(lambda c: model.chosen_codes(c, seen.codes))(decisions.choice)  # [T+1, M, R]
+    taken_logits = jax.vmap(lambda f, p, c: model.value_logits(f, p, c[:, None])[:, 0])(
+        seen.features, seen.prefix, chosen
     )
+    now_loss = jax.vmap(value_loss)(taken_logits[:-1], jax.vmap(lambda x: two_hot(x, values))(now))
 
-    improvement_scale = jnp.maximum(sigma, work.improvement_floor)
-    improved = jax.vmap(lambda l, a, m: improved_policy(l, a, m, improvement_scale))(
-        log_target, advantage, decisions.mask
-    )
-    actor_loss = jax.vmap(policy_loss)(seen.heads.policy, improved, decisions.mask)[:-1]
+    logits = jax.vmap(lambda f, p: model.policy_logits(f, p, seen.codes))(seen.features, seen.prefix)
+    improved = jax.vmap(lambda p, a, m: improved_policy(p, a, m, unit))(log_target, advantage, decisions.mask)
+    actor_loss = jax.vmap(policy_loss)(logits, improved, decisions.mask)[:-1]
 
-    later_value = expected_value(target.heads.later, config)
-    later = later_returns(state_value, later_value, percepts.first, ends, work.attempt_discount, work.trace)
+    later_value = expected_value(jax.vmap(old.later_logits)(target.features), config)
+    # As a mean over the attempts to come, so that it fits the same support as v_now.
+    per_attempt = (1.0 - work.attempt_discount) * state_value
+    later = later_returns(per_attempt, later_value, percepts.first, ends, work.attempt_discount, work.trace)
     later_loss = jax.vmap(categorical_loss)(
-        seen.heads.later[:-1], jax.vmap(lambda x: two_hot(x, values))(later)
+        jax.vmap(model.later_logits)(seen.features)[:-1], jax.vmap(lambda x: two_hot(x, values))(later)
     )
 
-    imagined = jax.vmap(model.predict)(seen.features[:-1], decisions.choice[:-1])
+    imagined = jax.vmap(lambda f, c: model.predict(f, jnp.sum(c, axis=0) * layout.factors**-0.5))(
+        seen.features[:-1], chosen[:-1]
+    )
     actual = jnp.concatenate([seen.sensors[1:], symlog(rewards)[1:, None]], axis=1)
     imagined_loss = jax.vmap(prediction_loss)(imagined, jax.lax.stop_gradient(actual))
 
-    policy = jnp.exp(jax.vmap(masked_log_softmax)(seen.heads.policy, decisions.mask))[:-1]
-    entropy = -jnp.mean(jnp.sum(jnp.where(policy > 0, policy * jnp.log(policy + 1e-9), 0.0), axis=2), axis=1)
+    log_policy = jax.vmap(masked_log_softmax)(logits, decisions.mask)[:-1]
+    entropy = -jnp.mean(jnp.sum(jnp.exp(log_policy) * log_policy, axis=2), axis=1)
     advantage_square = jnp.mean(jnp.sum(jnp.exp(log_target) * advantage**2, axis=2), axis=1)[:-1]
     metrics = {
         "value_loss": now_loss,

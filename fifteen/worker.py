@@ -4,6 +4,7 @@
 loop of `work` and a live system driven by hand.
 """
 
+import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Callable
@@ -61,7 +62,7 @@ def compiled(config: MindConfig, work: WorkConfig, layout: Layout, wipe: bool, s
         return instances.act(tree.unflatten(leaves), *arguments, **settings)
 
     return _Compiled(
-        begin=jax.jit(lambda statistics, key: instances.new_instance(config, statistics, streams, key)),
+        begin=jax.jit(lambda statistics, key: instances.new_instance(config, layout, statistics, streams, key)),
         act=jax.jit(act, donate_argnums=1),
         update=jax.jit(functools.partial(updating.update, **settings)),
         # Leaves, not a Model: flattening a tree of modules at every decision would cost more than deciding.
@@ -95,7 +96,7 @@ class Worker:
         self.senses = Senses(observation_space, config.slots)
         self.hands = Hands(action_space, config.max_bins, config.max_factors)
         shape = self.hands.shape
-        self.layout = Layout(config.slots, shape.factors, shape.bins, shape.digits, shape.group)
+        self.layout = Layout(config.slots, **dataclasses.asdict(shape))
         self.faults: Counter[str] = Counter()
         self.notes: list[str] = []
         if self.senses.projected:
@@ -264,6 +265,7 @@ class Worker:
             "instance/memory": self.instance.memory,
             "instance/trailing": self.instance.trailing,
             "instance/predicted": self.instance.predicted,
+            "instance/noise": self.instance.noise,
             "instance/key": self.instance.key,
             "hands/range": self.hands.range,
             "host/previous": self._previous,
@@ -298,6 +300,7 @@ class Worker:
             memory=jnp.asarray(arrays["instance/memory"]),
             trailing=jnp.asarray(arrays["instance/trailing"]),
             predicted=jnp.asarray(arrays["instance/predicted"]),
+            noise=jnp.asarray(arrays["instance/noise"]),
             key=jnp.asarray(arrays["instance/key"]),
         )
         self.hands.range[:] = arrays["hands/range"]

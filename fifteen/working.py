@@ -1,12 +1,11 @@
 """One learner, one job: the loop to read first.
 
-    job -> percept -> decision -> job, and beside it: rows of experience -> updates of the weights
+job -> percept -> decision -> job, and beside it: rows of experience -> updates of the weights
 """
 
 import dataclasses
 import json
 import signal
-import subprocess
 import threading
 import time
 from collections import Counter, deque
@@ -16,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
-import jax
 import numpy as np
 
 from fifteen import checkpoint
@@ -25,8 +23,9 @@ from fifteen.errors import CheckpointError, RunError
 from fifteen.experience import Experience
 from fifteen.jobs.protocol import Stream, Tick
 from fifteen.jobs.registry import open_job
-from fifteen.learner import Learner, from_arrays, versions
+from fifteen.learner import Learner, from_arrays
 from fifteen.log import RECENT, Attempt, JsonlSink, Progress, Sink, WorkLog
+from fifteen.provenance import commit, device, versions
 from fifteen.worker import Moment, Worker
 
 SAVE_EVERY_S = 20.0  # so that a kill loses less than 30 s, the saving itself included
@@ -76,13 +75,6 @@ def work(
         "step_limit": step_limit,
     }
     with ExitStack() as stack:
-        folder = None
-        if run is not None:
-            folder = Path(run)
-            folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(checkpoint.FolderLock(folder))
-            if (folder / "config.json").exists():
-                raise RunError(f"{folder} holds a run already: go on with fifteen.resume, or give another folder")
         stream = open_job(job, num_envs=num_envs, kwargs=kwargs, step_limit=step_limit)
         stack.callback(stream.close)
         worker = learner.new_worker(
@@ -91,12 +83,13 @@ def work(
             seed=seed,
             learn=learn,
             streams=stream.num_envs,
-            record=folder is not None,
+            record=run is not None,
         )
         stack.callback(worker.close)
         recorder = Recorder(stream.job_id, stream.num_envs, worker.work.discount, steps, episodes)
         files = None
-        if folder is not None:
+        if run is not None:  # only now: what cannot start leaves no folder behind
+            folder = _new_folder(Path(run), stack)
             files = _Files(folder, _write_config(folder, settings, stream, learner), truncate_at=None)
             stack.callback(files.metrics.close)
         tick = stream.reset(seed)
@@ -169,7 +162,7 @@ def _loop(
     callback: Callback | None,
 ) -> WorkLog:
     """The run itself. `tick` is the next one to be perceived."""
-    reason: str | None = recorder.reason()
+    reason: str | None = recorder.reason(tick)
     outlets = sinks if files is None else (*sinks, files.metrics)
 
     def save() -> None:
@@ -187,7 +180,7 @@ def _loop(
             worker.improve()
             if interrupted.is_set():
                 reason = "interrupted"
-            reason = reason or recorder.reason()
+            reason = reason or recorder.reason(tick)
             if not (block_ends or reason):
                 continue
             progress = recorder.progress(stream, worker, reason)
@@ -213,13 +206,15 @@ class Recorder:
         self._job, self._discount = job, discount
         self._steps_total, self._episodes_total = steps, episodes
         self.step = 0  # environment steps of all streams together
-        self._open = np.zeros((streams, 6))  # of the attempt under way: number, return, length, expected, discounted, surprise
-        self._finished: list[tuple[float, ...]] = []  # see _COLUMNS
+        # Of the attempt under way: number, return, length, expected, discounted, surprise.
+        self._open = np.zeros((streams, 6))
+        self._finished: list[tuple[float, ...]] = []  # the columns of a WorkLog
         self._new: list[Attempt] = []
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._expected = self._surprise = 0.0
         self._scale = 1.0
-        self._speed: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
+        self._speed: deque[tuple[float, int]] = deque()  # (monotonic seconds, step) of the last progress
+        self._begun: tuple[float, int] | None = None  # the first of them: what comes before it is compiling
 
     def record(self, tick: Tick, moment: Moment) -> None:
         """Count one tick and what was decided at it."""
@@ -262,10 +257,14 @@ class Recorder:
         self._recent.append(ended.ret)
         self._open[stream, 0] += 1
 
-    def reason(self) -> str | None:
-        """Why the run ends now, if its budget is used up."""
+    def reason(self, tick: Tick) -> str | None:
+        """Why the run ends now, if its budget is used up. `tick` is the next one to be perceived."""
         if self._steps_total is not None and self.step >= self._steps_total:
-            return "steps"
+            # An attempt that the last step ended is still perceived and counted. Other streams act meanwhile: there
+            # may be more endings, but never more than one step of each stream beyond the budget.
+            ends = (tick.active & (tick.terminated | tick.truncated)).any()
+            if not ends or self.step >= self._steps_total + len(self._open):
+                return "steps"
         if self._episodes_total is not None and len(self._finished) >= self._episodes_total:
             return "episodes"
         return None
@@ -273,11 +272,14 @@ class Recorder:
     def progress(self, stream: Stream, worker: Worker, reason: str | None) -> Progress:
         now = time.monotonic()
         self._speed.append((now, self.step))
+        self._begun = self._begun or (now, self.step)
         while len(self._speed) > 2 and now - self._speed[1][0] > _SPEED_WINDOW_S:
             self._speed.popleft()
-        then, before = self._speed[0]
-        speed = (self.step - before) / max(now - then, 1e-9)
-        left = None if self._steps_total is None else (self._steps_total - self.step) / max(speed, 1e-9)
+        speed = _speed(self._speed[0], self._speed[-1])
+        # The updates compile in the middle of the run: without the longer view this would look like hours.
+        lasting = max(speed, _speed(self._begun, self._speed[-1]))
+        known = self._steps_total is not None and lasting > 0.0
+        left = max(0.0, (self._steps_total - self.step) / lasting) if known else None
         finished, self._new = tuple(self._new), []
         return Progress(
             job=self._job,
@@ -325,7 +327,6 @@ class Recorder:
         self._finished = [tuple(row) for row in arrays["finished"].tolist()]
         self._recent.extend(row[0] for row in self._finished[-RECENT:])
         self.step, self._surprise = int(summary["step"]), float(summary["surprise"])
-        self._speed = deque([(time.monotonic(), self.step)])
 
 
 @final
@@ -359,12 +360,29 @@ class _Files:
         self._saved_at = time.monotonic()
 
 
+def _speed(then: tuple[float, int], now: tuple[float, int]) -> float:
+    """Steps per second between two (seconds, step)."""
+    return (now[1] - then[1]) / max(now[0] - then[0], 1e-9)
+
+
 def _within(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def _faults(stream: Stream, worker: Worker) -> dict[str, int]:
     return dict(Counter(stream.faults) + Counter(worker.faults))
+
+
+def _new_folder(folder: Path, stack: ExitStack) -> Path:
+    """Make and lock the folder of a new run."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot make the folder {folder}: {error.strerror or error}; give another one") from error
+    stack.enter_context(checkpoint.FolderLock(folder))
+    if (folder / "config.json").exists():
+        raise RunError(f"{folder} holds a run already: go on with fifteen.resume, or give another folder")
+    return folder
 
 
 def _write_config(folder: Path, settings: dict[str, Any], stream: Stream, learner: Learner) -> dict[str, Any]:
@@ -376,30 +394,12 @@ def _write_config(folder: Path, settings: dict[str, Any], stream: Stream, learne
         "spaces": {"observation": str(stream.observation_space), "action": str(stream.action_space)},
         "step_limit": stream.step_limit,
         "versions": versions(),
-        "device": f"{jax.devices()[0].device_kind} ({jax.default_backend()})",
-        "commit": _commit(),
+        "device": device(),
+        "commit": commit(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     checkpoint.atomic_write(folder / "config.json", json.dumps(config, indent=2).encode())
     return config
-
-
-def _commit() -> str | None:
-    """The commit of the source tree this package runs from, with a mark if it was changed; None if it is installed."""
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return None
-    try:
-        told = subprocess.run(
-            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return told.stdout.strip()
 
 
 @contextmanager
@@ -449,9 +449,9 @@ def evaluate(
     kwargs: Mapping[str, Any] | None = None,
     step_limit: int | None = None,
 ) -> Evaluation:
-    """How well a learner does a job as it is: a copy with a fresh memory, no weight updates; the learner stays as it is.
+    """How well a learner does a job as it is: a copy with a fresh memory, no weight updates.
 
-    The memory runs through the attempts, as it would at work. Raises as `work` does.
+    The learner stays as it is. The memory runs through the attempts, as it would at work. Raises as `work` does.
     """
     copy = Learner(learner.config, learner.state, learner.statistics, work=learner.work_config)
     log = work(

@@ -54,9 +54,7 @@ def rewrite_manifest(folder, **changes):
     st.dictionaries(
         st.text(max_size=20).filter(lambda name: name != "__metadata__"),
         st.sampled_from("float32 int64 int32 uint32 uint8 bool float64 float16".split()).flatmap(
-            lambda dtype: hnp.arrays(
-                dtype, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
-            )
+            lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))
         ),
         max_size=4,
     ),
@@ -64,9 +62,7 @@ def rewrite_manifest(folder, **changes):
         st.sampled_from(["config", "step", "text", "format", "sha256"]),
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-            lambda inner: (
-                st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3)
-            ),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
             max_leaves=6,
         ),
     ),
@@ -214,17 +210,13 @@ def full_disk_at(monkeypatch, call):
     monkeypatch.setattr(os, "fsync", fsync)
 
 
-@pytest.mark.parametrize(
-    "call", [1, 2, 3]
-)  # state, its folder, manifest: before the new one counts
+@pytest.mark.parametrize("call", [1, 2, 3])  # state, its folder, manifest: before the new one counts
 def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch, call):
     checkpoint.write(tmp_path, ARRAYS, {"turn": 1})
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with monkeypatch.context() as patch:
         full_disk_at(patch, call)
-        with pytest.raises(
-            CheckpointError, match=r"No space left.*\d+ bytes needed, \d+ free"
-        ) as caught:
+        with pytest.raises(CheckpointError, match=r"No space left.*\d+ bytes needed, \d+ free") as caught:
             checkpoint.write(tmp_path, OTHERS, {"turn": 2})
     assert str(tmp_path) in str(caught.value)
     assert isinstance(caught.value.__cause__, OSError)
@@ -240,9 +232,7 @@ def test_a_disk_that_fails_after_the_manifest_leaves_a_readable_checkpoint(tmp_p
     with pytest.raises(CheckpointError):
         checkpoint.write(tmp_path, OTHERS, {})
     assert_same(checkpoint.read(tmp_path)[0], OTHERS)
-    assert (
-        len(list(tmp_path.glob("state-*"))) == 2
-    )  # the older one too, in case the renaming is lost
+    assert len(list(tmp_path.glob("state-*"))) == 2  # the older one too, in case the renaming is lost
 
 
 def test_a_first_write_on_a_full_disk_leaves_nothing(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,9 +20,19 @@ class Fakes:
 
     def __init__(self, monkeypatch):
         self.calls = []
+        self.cached = False
         self.reasons = []  # how the next runs end; "steps" when there is none
-        for name in ("new", "load", "work", "resume", "evaluate"):
+        for name in ("cache_compilations", "new", "load", "work", "resume", "evaluate"):
             monkeypatch.setattr(fifteen, name, getattr(self, name), raising=False)
+        monkeypatch.setattr(cli, "open_job", self.open_job)
+
+    def open_job(self, job, *, kwargs):
+        if job == "Nonsense-v0":
+            raise JobError("there is no job 'Nonsense-v0'")
+        return SimpleNamespace(close=lambda: None)
+
+    def cache_compilations(self):
+        self.cached = True
 
     def new(self, *, size, seed):
         self.calls.append(("new", size, seed))
@@ -60,9 +71,7 @@ class Fakes:
 
     def evaluate(self, learner, job, **settings):
         self.calls.append(("evaluate", learner[0], job, settings))
-        return SimpleNamespace(
-            mean=10.5, std=1.25, returns=np.arange(3.0), lengths=np.array([2, 4, 6])
-        )
+        return SimpleNamespace(mean=10.5, std=1.25, returns=np.arange(3.0), lengths=np.array([2, 4, 6]))
 
     def settings(self):
         return [call[-1] for call in self.calls if call[0] == "work"]
@@ -81,6 +90,7 @@ def test_work_on_one_job(fakes, tmp_path, capsys):
         + ["--learn", "context", "--kwargs", '{"a": 1}', "--size", "debug"]
     )
     assert status == 0
+    assert fakes.cached
     assert fakes.calls[0] == ("new", "debug", 3)
     kind, learner, job, run, settings = fakes.calls[1]
     assert (kind, learner, job, run) == ("work", "new", "CartPole-v1", "r")
@@ -131,6 +141,8 @@ def test_tensorboard(fakes, tmp_path):
         (["work", "A-v0", "--kwargs", "{a: 1}"], "--kwargs '{a: 1}' is not JSON"),
         (["work", "A-v0", "--kwargs", "[1]"], "--kwargs '[1]' is not a JSON object"),
         (["work", "Nonsense-v0", "--run", "r"], "there is no job 'Nonsense-v0'"),
+        (["work", "A-v0", "Nonsense-v0", "--run", "r"], "there is no job 'Nonsense-v0'"),
+        (["work", "A-v0", "B-v0", "--run", "/dev/null/r"], "/dev/null/r"),
         (["work", "--resume", "nowhere"], "there is no folder nowhere"),
         (["work", "--resume", "r", "--steps", "5"], "drop --steps"),
         (["work", "--resume", "r", "--num-envs", "5"], "drop --num-envs"),
@@ -143,6 +155,7 @@ def test_errors_are_one_line_and_status_2(fakes, capsys, arguments, text):
     captured = capsys.readouterr()
     (line,) = captured.err.splitlines()
     assert line.startswith("fifteen: ") and text in line
+    assert not [call for call in fakes.calls if call[0] == "work"]
 
 
 def test_wrong_arguments_have_status_2_too(fakes, capsys):
@@ -214,6 +227,19 @@ def test_evaluate(fakes, capsys):
     )
     said = capsys.readouterr().out
     assert said == ("A-v0: mean return 10.5, standard deviation 1.25, mean length 4, 3 attempts\n")
+
+
+def test_a_few_attempts_have_one_mean(fakes, capsys):
+    console = Console(width=100)
+    for n, said in ((1, "1 attempt, mean return 2.5"), (2, "2 attempts, mean return 3"), (0, "")):
+        returns = np.array([2.5, 3.5])[:n]
+        whole = np.zeros(n, np.int64)
+        log = WorkLog(returns, whole, whole, returns, returns, returns, {}, (), "steps")
+        (run := Path(f"r{n}")).mkdir()
+        (run / "config.json").write_text("{}", encoding="utf-8")
+        fakes.finish(run, "A-v0")
+        cli._say_end(log, run, run, console)
+        assert capsys.readouterr().out.splitlines()[:-2] == ([said] if said else [])
 
 
 def test_jobs_lists_what_is_registered(fakes, capsys):

@@ -40,9 +40,7 @@ def memories(tick, streams, size):
 
 
 def filled(rows, *, streams=1, capacity=12, stride=4, memory_size=2):
-    experience = Experience(
-        FIELDS, streams=streams, capacity=capacity, stride=stride, memory_size=memory_size
-    )
+    experience = Experience(FIELDS, streams=streams, capacity=capacity, stride=stride, memory_size=memory_size)
     for tick in range(rows):
         extend(experience, tick)
     return experience
@@ -127,9 +125,7 @@ def check_against(history, experience, length):
                 assert tail[name][offset].tobytes() == rows[stream].tobytes()
         for start in range(0, len(ticks) - length, stride):
             if start >= len(ticks) - capacity:
-                starts[ticks[start] * 10 + stream] = [
-                    tick * 10 + stream for tick in ticks[start : start + length + 1]
-                ]
+                starts[ticks[start] * 10 + stream] = [tick * 10 + stream for tick in ticks[start : start + length + 1]]
     assert experience.available(length) == len(starts)
     if starts:
         rows, memory = experience.sample(np.random.default_rng(0), 5, length)
@@ -272,9 +268,7 @@ def test_segments_far_behind_are_deleted_once_no_index_on_disk_names_them(tmp_pa
         if tick % 5 == 4:
             older = disk[-1] if disk else None
             index = experience.save(tmp_path, keep_rows=21)
-            for known in (
-                [index] if older is None else [older, index]
-            ):  # a kill now finds either index whole
+            for known in [index] if older is None else [older, index]:  # a kill now finds either index whole
                 assert all((tmp_path / segment["file"]).exists() for segment in known["segments"])
             experience.prune()
             disk.append(index)
@@ -313,9 +307,7 @@ def test_segments_after_the_last_complete_save_are_set_aside_not_lost(tmp_path):
             "unclaimed",
         }
         extend(loaded, 6)
-        assert (
-            loaded.save(tmp_path)["segments"][-1]["file"] == late
-        )  # the same rows make the same file
+        assert loaded.save(tmp_path)["segments"][-1]["file"] == late  # the same rows make the same file
 
 
 # Faults
@@ -330,9 +322,7 @@ def three_segments(tmp_path):
     return experience, index, [tmp_path / segment["file"] for segment in index["segments"]]
 
 
-@pytest.mark.parametrize(
-    "which", [0, 1, 2]
-)  # the first one is no longer in the ring, yet it was saved
+@pytest.mark.parametrize("which", [0, 1, 2])  # the first one is no longer in the ring, yet it was saved
 def test_a_missing_truncated_or_corrupted_segment_is_named(tmp_path, which):
     experience, index, paths = three_segments(tmp_path)
     stray = tmp_path / "segment-999999999999-000000000000.safetensors"

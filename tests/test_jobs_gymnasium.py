@@ -232,9 +232,7 @@ def test_rewards_are_finite_floats(reward, kept, fault):
     [np.zeros(3, np.float32), np.zeros((1, 2)), None, "off", [[1.0], 2.0], np.array(["a", "b"])],
 )
 def test_an_observation_of_another_shape_ends_the_attempt(observation):
-    stream = stream_of(
-        Scripted(script=at_step(2, lambda result: result.__setitem__(0, observation)))
-    )
+    stream = stream_of(Scripted(script=at_step(2, lambda result: result.__setitem__(0, observation))))
     stream.reset(0)
     before, tick = stream.step([0]), stream.step([0])
     np.testing.assert_array_equal(tick.observations[0], before.observations[0])
@@ -303,9 +301,7 @@ def test_a_reset_that_always_fails_gives_the_job_up():
 
 
 def test_an_environment_that_cannot_be_made_anew_is_an_error():
-    stream = stream_of(
-        Scripted(reset_script=raising(OSError("gone"))), make=raising(RuntimeError("no more"))
-    )
+    stream = stream_of(Scripted(reset_script=raising(OSError("gone"))), make=raising(RuntimeError("no more")))
     with pytest.raises(JobError, match="not be made anew: RuntimeError: no more"):
         stream.reset(0)
 

@@ -65,9 +65,7 @@ def test_hidden_velocity_cartpole_shows_position_and_angle():
 
 
 def test_registered_jobs_are_opened_with_their_kwargs():
-    spec = register_job(
-        "sutton/cartpole-v3", make_cartpole, budget=9, kwargs={"sutton_barto_reward": True}
-    )
+    spec = register_job("sutton/cartpole-v3", make_cartpole, budget=9, kwargs={"sutton_barto_reward": True})
     assert spec in jobs()
     assert (spec.family, spec.budget) == ("sutton", 9)
     for kwargs, reward in ((None, 0.0), ({"sutton_barto_reward": False}, 1.0)):

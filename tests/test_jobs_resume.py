@@ -94,9 +94,7 @@ class Structured(gym.Env):
             "bits": spaces.MultiBinary(3),
         }
     )
-    action_space = spaces.Dict(
-        {"push": spaces.Box(-1, 1, (2,), np.float32), "turn": spaces.MultiDiscrete([3, 4])}
-    )
+    action_space = spaces.Dict({"push": spaces.Box(-1, 1, (2,), np.float32), "turn": spaces.MultiDiscrete([3, 4])})
 
     def observation(self):
         return {

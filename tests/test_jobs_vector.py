@@ -55,11 +55,7 @@ def story(stream, steps, seed=11, action=None):
     stories = [[] for _ in generators]
     ticks = [stream.reset(seed)]
     for _ in range(steps):
-        ticks.append(
-            stream.step(
-                [action_of(stream, g, action) for g in generators_for(ticks[-1], generators)]
-            )
-        )
+        ticks.append(stream.step([action_of(stream, g, action) for g in generators_for(ticks[-1], generators)]))
     for tick in ticks:
         assert not (tick.first | tick.terminated | tick.truncated)[~tick.active].any()
         assert not (tick.terminated & tick.truncated).any()
@@ -150,9 +146,7 @@ def test_a_vector_environment_of_another_kind_keeps_its_own_next_step():
     ended = np.zeros(2, bool)
     for _ in range(60):
         observations, rewards, terminated, truncated, _ = plain.step(np.array([1, 0]))
-        tick = stream.step(
-            [None if end else action for end, action in zip(ended, [1, 0], strict=True)]
-        )
+        tick = stream.step([None if end else action for end, action in zip(ended, [1, 0], strict=True)])
         # The filler in the place of an ignored action does not matter: the stream is being reset.
         np.testing.assert_array_equal(np.stack(tick.observations), observations)
         np.testing.assert_array_equal(tick.rewards, rewards)

@@ -33,9 +33,7 @@ def count_failure(faults: Counter[str], verb: str, error: Exception) -> None:
     faults[name] += 1
 
 
-def next_failure(
-    job_id: str, faults: Counter[str], failures: int, verb: str, error: Exception
-) -> int:
+def next_failure(job_id: str, faults: Counter[str], failures: int, verb: str, error: Exception) -> int:
     """Count one more failure in a row. Raises JobError from the job's own error at MAX_FAILURES."""
     count_failure(faults, verb, error)
     if failures + 1 >= MAX_FAILURES:

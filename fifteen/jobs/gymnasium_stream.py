@@ -87,9 +87,7 @@ class GymnasiumStream(Stream):
         self.action_space = envs[0].action_space
         self.notes = []
         self.faults = Counter()
-        self.step_limit = checked_step_limit(
-            own_step_limit(envs[0]), step_limit, job_id, self.notes
-        )
+        self.step_limit = checked_step_limit(own_step_limit(envs[0]), step_limit, job_id, self.notes)
         self.replayed_equal = np.ones(self.num_envs, np.bool_)
         self._limit = self.step_limit
         self._make = make
@@ -196,9 +194,7 @@ class GymnasiumStream(Stream):
                 place.status = _LOST
                 self.replayed_equal[stream] = False
                 self.faults["resume differed"] += 1
-                self.notes.append(
-                    difference_note(self.job_id, stream, place.attempt, place.elapsed)
-                )
+                self.notes.append(difference_note(self.job_id, stream, place.attempt, place.elapsed))
         return self._tick()
 
     def close(self) -> None:
@@ -280,10 +276,7 @@ class GymnasiumStream(Stream):
             )
 
     def _shape_error(self, observation: Any) -> SpaceError:
-        return SpaceError(
-            f"the observation is {describe_shape(observation)}, expected one of "
-            f"{self.observation_space}"
-        )
+        return SpaceError(f"the observation is {describe_shape(observation)}, expected one of {self.observation_space}")
 
     def _quiet_tick(self) -> Tick:
         """The tick of a moment at which no attempt begins or ends: most of them."""

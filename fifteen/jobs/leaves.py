@@ -27,8 +27,7 @@ def shape_check(space: spaces.Space) -> Callable[[Any], bool]:
     if isinstance(space, spaces.Dict):
         entries = {key: shape_check(part) for key, part in space.spaces.items()}
         return lambda value: (
-            isinstance(value, Mapping)
-            and all(key in value and check(value[key]) for key, check in entries.items())
+            isinstance(value, Mapping) and all(key in value and check(value[key]) for key, check in entries.items())
         )
     if isinstance(space, spaces.Tuple):
         checks = [shape_check(part) for part in space.spaces]
@@ -73,14 +72,9 @@ def take_apart(space: spaces.Space, value: Any) -> list[np.ndarray]:
     if isinstance(space, spaces.Dict):
         return [leaf for key, part in space.spaces.items() for leaf in take_apart(part, value[key])]
     if isinstance(space, spaces.Tuple):
-        return [
-            leaf
-            for part, inner in zip(space.spaces, value, strict=True)
-            for leaf in take_apart(part, inner)
-        ]
+        return [leaf for part, inner in zip(space.spaces, value, strict=True) for leaf in take_apart(part, inner)]
     raise SpaceError(
-        f"{space} has no form as arrays; supported are Box, Discrete, MultiDiscrete, MultiBinary, "
-        "Text, Tuple and Dict"
+        f"{space} has no form as arrays; supported are Box, Discrete, MultiDiscrete, MultiBinary, Text, Tuple and Dict"
     )
 
 

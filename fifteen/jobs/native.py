@@ -103,9 +103,7 @@ class NativeStream(Stream):
             raise JobError(f"{self.job_id}: call reset(seed) before step")
         check_actions(actions, self.job_id, self.num_envs)
         begins = self._tick.terminated | self._tick.truncated
-        given = [
-            self._filler if begin else action for action, begin in zip(actions, begins, strict=True)
-        ]
+        given = [self._filler if begin else action for action, begin in zip(actions, begins, strict=True)]
         return self._advance(given, begins, self._seed)
 
     def attempts(self) -> np.ndarray:
@@ -182,10 +180,7 @@ class NativeStream(Stream):
         observations, rewards, terminated = jax.device_get(arrived)
         truncated = (self._elapsed >= self._limit) & ~terminated
         self._tick = Tick(
-            tuple(
-                jax.tree.map(lambda leaf, e=stream: leaf[e], observations)
-                for stream in range(self.num_envs)
-            ),
+            tuple(jax.tree.map(lambda leaf, e=stream: leaf[e], observations) for stream in range(self.num_envs)),
             np.array([usable_reward(reward, self.faults) for reward in rewards]),
             begins,
             terminated,
@@ -203,10 +198,7 @@ class NativeStream(Stream):
     def _batch(self, actions: list[Any]) -> Any:
         """E actions as one, always of the same shapes and dtypes."""
         parts = zip(*[take_apart(self.action_space, action) for action in actions], strict=True)
-        leaves = [
-            np.stack(part).astype(dtype)
-            for part, dtype in zip(parts, self._action_dtypes, strict=True)
-        ]
+        leaves = [np.stack(part).astype(dtype) for part, dtype in zip(parts, self._action_dtypes, strict=True)]
         return put_together(self.action_space, iter(leaves))
 
 
@@ -241,16 +233,12 @@ def _checked_shapes(job: Job, action: Any, job_id: str) -> Any:
     key = jax.random.key(0)
     try:
         begun = jax.eval_shape(job.reset, key)
-        *gone_on, reward, terminated = jax.eval_shape(
-            job.step, begun[0], jax.tree.map(np.asarray, action), key
-        )
+        *gone_on, reward, terminated = jax.eval_shape(job.step, begun[0], jax.tree.map(np.asarray, action), key)
     except Exception as error:
         raise JobError(f"{job_id} cannot be traced: {type(error).__name__}: {error}") from error
     empty = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), begun[1])
     if not shape_check(job.observation_space)(empty):
-        raise JobError(
-            f"{job_id} observes {describe_shape(empty)}, expected one of {job.observation_space}"
-        )
+        raise JobError(f"{job_id} observes {describe_shape(empty)}, expected one of {job.observation_space}")
     if _shapes(begun) != _shapes(tuple(gone_on)) or (reward.shape, terminated.shape) != ((), ()):
         raise JobError(
             f"reset and step of {job_id} must give states and observations of the same structure, "

@@ -10,9 +10,7 @@ import numpy as np
 
 from fifteen.errors import JobError
 
-DEFAULT_STEP_LIMIT = (
-    10_000  # steps after which an attempt of a job without a time limit is truncated
-)
+DEFAULT_STEP_LIMIT = 10_000  # steps after which an attempt of a job without a time limit is truncated
 
 
 class Tick(NamedTuple):
@@ -97,9 +95,7 @@ def checked_step_limit(own: int | None, given: int | None, job_id: str, notes: l
 
     Raises JobError unless `given` is None or a positive integer.
     """
-    if given is not None and (
-        isinstance(given, bool) or not isinstance(given, int | np.integer) or given < 1
-    ):
+    if given is not None and (isinstance(given, bool) or not isinstance(given, int | np.integer) or given < 1):
         raise JobError(f"step_limit must be a positive number of steps or None, got {given!r}")
     limits = [int(limit) for limit in (own, given) if limit is not None]
     if limits:
@@ -111,9 +107,7 @@ def checked_step_limit(own: int | None, given: int | None, job_id: str, notes: l
     return DEFAULT_STEP_LIMIT
 
 
-def check_state(
-    state: dict[str, np.ndarray], names: Sequence[str], job_id: str, num_envs: int
-) -> None:
+def check_state(state: dict[str, np.ndarray], names: Sequence[str], job_id: str, num_envs: int) -> None:
     """Raises JobError unless the state has the arrays `names` and is one of `num_envs` streams."""
     if not all(name in state for name in names) or state["attempt"].shape != (num_envs,):
         raise JobError(
@@ -124,6 +118,4 @@ def check_state(
 
 def check_actions(actions: Sequence[Any], job_id: str, num_envs: int) -> None:
     if len(actions) != num_envs:
-        raise JobError(
-            f"{job_id} has {num_envs} streams and takes as many actions, got {len(actions)}"
-        )
+        raise JobError(f"{job_id} has {num_envs} streams and takes as many actions, got {len(actions)}")

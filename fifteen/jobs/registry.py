@@ -96,16 +96,12 @@ def register_job(
     """
     match = _ID.fullmatch(id) if isinstance(id, str) else None
     if match is None:
-        raise JobError(
-            f"a job id is 'name-v0' or 'family/name-v0' with a version at the end, got {id!r}"
-        )
+        raise JobError(f"a job id is 'name-v0' or 'family/name-v0' with a version at the end, got {id!r}")
     if id in _registered or id in gym.registry:
         where = "Fifteen" if id in _registered else "Gymnasium"
         raise JobError(f"{id!r} is already registered in {where}; choose another name or version")
     if not (callable(factory) or (isinstance(factory, str) and ":" in factory)):
-        raise JobError(
-            f"the factory of {id!r} must be a callable or 'module:name', got {factory!r}"
-        )
+        raise JobError(f"the factory of {id!r} must be a callable or 'module:name', got {factory!r}")
     if budget is not None and budget < 1:
         raise JobError(f"the budget of {id!r} must be a positive number of steps, got {budget!r}")
     spec = JobSpec(id, factory, budget, description, family or match["family"], dict(kwargs or {}))
@@ -178,8 +174,7 @@ def _imported(name: str) -> Callable[..., Any]:
         found: Any = importlib.import_module(module_name)
     except ImportError as error:
         raise JobError(
-            f"the module of {name!r} cannot be imported: {error}; is it installed, or its folder on "
-            "PYTHONPATH?"
+            f"the module of {name!r} cannot be imported: {error}; is it installed, or its folder on PYTHONPATH?"
         ) from error
     for part in path.split("."):
         found = getattr(found, part, None)
@@ -194,9 +189,7 @@ def _imported(name: str) -> Callable[..., Any]:
 def _unknown(job: str) -> str:
     known = {id.lower(): id for id in (*gym.registry, *_registered)}
     close = [known[id] for id in difflib.get_close_matches(job.lower(), known, n=5, cutoff=0.5)]
-    hint = (
-        f"the closest known ids are {', '.join(close)}" if close else "no known id is close to it"
-    )
+    hint = f"the closest known ids are {', '.join(close)}" if close else "no known id is close to it"
     return f"there is no job {job!r}; {hint}. A job is {_KINDS}"
 
 
@@ -206,9 +199,7 @@ def _instance_id(job: Any) -> str:
     return type(job).__name__ if isinstance(job, Job) else type(job.unwrapped).__name__
 
 
-def _at_work(
-    made: Any, make: Callable[[], Any] | None, job_id: str, num_envs: int, step_limit: int | None
-) -> Stream:
+def _at_work(made: Any, make: Callable[[], Any] | None, job_id: str, num_envs: int, step_limit: int | None) -> Stream:
     """The stream for what a factory made, or for an instance (make is None)."""
     if isinstance(made, Job):
         return NativeStream(made, num_envs=num_envs, job_id=job_id, step_limit=step_limit)
@@ -220,9 +211,7 @@ def _at_work(
             )
         return VectorStream(made, job_id=job_id, make=make, step_limit=step_limit)
     if not isinstance(made, gym.Env):
-        raise JobError(
-            f"{job_id} made {made!r}, expected a gymnasium.Env, a VectorEnv or a native Job"
-        )
+        raise JobError(f"{job_id} made {made!r}, expected a gymnasium.Env, a VectorEnv or a native Job")
     envs = [made]
     if num_envs > 1:
         if make is None:

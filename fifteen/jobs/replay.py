@@ -13,9 +13,7 @@ from gymnasium import spaces
 
 from fifteen.jobs.leaves import equal_leaves, keep, kept, put_together, take_apart
 
-MAX_REPLAY = (
-    100_000  # steps; longer attempts are truncated on a resume: constant memory, bounded time
-)
+MAX_REPLAY = 100_000  # steps; longer attempts are truncated on a resume: constant memory, bounded time
 
 
 def as_given(action: Any) -> Any:
@@ -23,9 +21,7 @@ def as_given(action: Any) -> Any:
     return action if isinstance(action, int | np.integer) else copy.deepcopy(action)
 
 
-def keep_actions(
-    state: dict[str, np.ndarray], stream: int, space: spaces.Space, actions: Sequence[Any]
-) -> None:
+def keep_actions(state: dict[str, np.ndarray], stream: int, space: spaces.Space, actions: Sequence[Any]) -> None:
     """Put the actions of a stream's unfinished attempt into `state`, one array [T, ...] per leaf."""
     if actions:
         steps = [take_apart(space, action) for action in actions]

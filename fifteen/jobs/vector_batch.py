@@ -20,9 +20,7 @@ class Arrival(NamedTuple):
     terminated: np.ndarray  # bool[E]
     truncated: np.ndarray  # bool[E]
     masks: list  # E action masks or None
-    begun: (
-        list  # E observations from which the streams go on: SAME_STEP has already reset the ended
-    )
+    begun: list  # E observations from which the streams go on: SAME_STEP has already reset the ended
 
 
 @final
@@ -86,8 +84,7 @@ class VectorBatch:
         truncated = np.asarray(truncated, np.bool_) & ~terminated
         if not len(rewards) == len(terminated) == self.num_envs:
             raise ValueError(
-                f"a step must deliver {self.num_envs} rewards and flags, got {len(rewards)} and "
-                f"{len(terminated)}"
+                f"a step must deliver {self.num_envs} rewards and flags, got {len(rewards)} and {len(terminated)}"
             )
         begun = self._apart(observations)
         arrived = self._arrived(begun, infos, terminated | truncated)
@@ -132,9 +129,7 @@ class VectorBatch:
 def _autoreset_mode(env: VectorEnv, job_id: str, notes: list[str]) -> AutoresetMode:
     mode = env.metadata.get("autoreset_mode")
     if mode is None:
-        notes.append(
-            f"{job_id} does not say metadata['autoreset_mode']; NEXT_STEP, Gymnasium's default, is assumed"
-        )
+        notes.append(f"{job_id} does not say metadata['autoreset_mode']; NEXT_STEP, Gymnasium's default, is assumed")
         return AutoresetMode.NEXT_STEP
     try:
         return AutoresetMode(mode)

@@ -165,9 +165,7 @@ class VectorStream(Stream):
             self.faults["resume differed"] += 1
             attempt, elapsed = int(self._attempt[stream]), int(self._elapsed[stream])
             self.notes.append(difference_note(self.job_id, int(stream), attempt, elapsed))
-        self._delivered = tuple(
-            put_together(space, iter(kept(state, f"delivered/{stream}"))) for stream in streams
-        )
+        self._delivered = tuple(put_together(space, iter(kept(state, f"delivered/{stream}"))) for stream in streams)
         return self._deliver(state["active"].copy())
 
     def close(self) -> None:
@@ -193,23 +191,17 @@ class VectorStream(Stream):
         self._elapsed = np.where(begins, 0, self._elapsed + ~lost)
         self._observations = [
             before if gone else now
-            for before, now, gone in zip(
-                self._observations, arrival.observations, lost, strict=True
-            )
+            for before, now, gone in zip(self._observations, arrival.observations, lost, strict=True)
         ]
         self._rewards = np.array([usable_reward(reward, self.faults) for reward in arrival.rewards])
         self._rewards[begins | lost] = 0.0
         self._first = begins
         self._terminated = arrival.terminated & ~begins & ~lost
-        self._truncated = (
-            (arrival.truncated & ~begins) | self._over(begins) | lost
-        ) & ~self._terminated
+        self._truncated = ((arrival.truncated & ~begins) | self._over(begins) | lost) & ~self._terminated
         self._lost = self._none
         self._record(given)
         ended = self._ended()
-        self._masks = [
-            None if end else mask for end, mask in zip(ended, arrival.masks, strict=True)
-        ]
+        self._masks = [None if end else mask for end, mask in zip(ended, arrival.masks, strict=True)]
         if not ended.any() or not (self._batch.masked or self._batch.same_step):
             return self._deliver(~self._none)
         self._divided = True
@@ -269,9 +261,7 @@ class VectorStream(Stream):
         while True:
             self._attempt += 1
             try:
-                self._observations, self._masks = self._batch.reset(
-                    self._seeds(seed, self._attempt)
-                )
+                self._observations, self._masks = self._batch.reset(self._seeds(seed, self._attempt))
             except Exception as error:
                 self._fail("reset", error)
                 self._remake()
@@ -337,9 +327,7 @@ class VectorStream(Stream):
                 self._masks[stream] = arrival.masks[stream]
         return came
 
-    def _take_again(
-        self, seed: int, wanted: np.ndarray, lengths: np.ndarray
-    ) -> tuple[np.ndarray, Arrival]:
+    def _take_again(self, seed: int, wanted: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, Arrival]:
         """Take the kept actions of the wanted streams again: bool[E], which did not end early, and
         where they arrived. All streams step together, so each begins late enough to arrive last.
         Afterwards every stream can be stepped."""
