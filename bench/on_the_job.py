@@ -26,7 +26,7 @@ from fifteen.learner import versions
 from fifteen.log import Progress
 
 RESULTS = ROOT / "bench" / "results" / "on_the_job"
-LEARN = "both"
+LEARN = "weights"
 STEPS_TARGET, WALL_TARGET = 0.35, 0.5
 BOOTSTRAPS = 10_000
 
@@ -48,6 +48,8 @@ def run(job: DevelopmentJob, seed: int) -> dict[str, object]:
     wall, cpu = time.monotonic(), time.process_time()
     log = fifteen.work(learner, job.make, steps=BUDGET, seed=seed, learn=LEARN, callback=watch)
     wall, cpu = time.monotonic() - wall, time.process_time() - cpu
+    if log.reason == "interrupted":
+        raise SystemExit(f"{job.name} seed {seed}: interrupted, nothing recorded; start again to repeat it")
     return {
         "job": job.name,
         "seed": seed,

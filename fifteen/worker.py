@@ -30,6 +30,9 @@ from fifteen.model import structure, unravel
 from fifteen.spaces import Hands, Senses
 from fifteen.updating import Batch, LearnerState
 
+# The matrices are small: threads that wait for their share of one cost more than they bring, and acting and learning
+# already have a core each.
+_COMPILER = {"xla_cpu_multi_thread_eigen": False}
 _REPLAY_BYTES = 2_000_000_000
 
 
@@ -63,8 +66,8 @@ def compiled(config: MindConfig, work: WorkConfig, layout: Layout, wipe: bool, s
 
     return _Compiled(
         begin=jax.jit(lambda statistics, key: instances.new_instance(config, layout, statistics, streams, key)),
-        act=jax.jit(act, donate_argnums=1),
-        update=jax.jit(functools.partial(updating.update, **settings)),
+        act=jax.jit(act, donate_argnums=1, compiler_options=_COMPILER),
+        update=jax.jit(functools.partial(updating.update, **settings), compiler_options=_COMPILER),
         # Leaves, not a Model: flattening a tree of modules at every decision would cost more than deciding.
         publish=jax.jit(lambda weights: jax.tree.leaves(unravel(weights, config))),
     )

@@ -52,8 +52,13 @@ def stepped_and_unrolled(request):
     """(config, T steps one by one, T steps at once) of the same weights."""
     config = CONFIGS[request.param]
     model = perturbed(config)
-    stepped = jax.jit(lambda state, x, reset: jax.lax.scan(lambda s, row: model.step(s, *row), state, (x, reset)))
-    return config, stepped, jax.jit(model.unroll)
+
+    @jax.jit
+    def stepped(model, state, x, reset):
+        return jax.lax.scan(lambda carry, row: model.step(carry, *row), state, (x, reset))
+
+    unrolled = jax.jit(lambda model, *sequence: model.unroll(*sequence))
+    return config, partial(stepped, model), partial(unrolled, model)
 
 
 @given(st.integers(0, 2**32 - 1), st.lists(st.integers(0, LENGTH - 1), max_size=4))
@@ -129,7 +134,7 @@ def test_what_is_replayed_is_what_was_lived(wipe):
     none = jnp.zeros(DEBUG.slots, bool)
 
     @jax.jit
-    def replayed(batch):
+    def replayed(model, batch):
         seen = updating._see(
             model, batch, statistics=statistics, continuous=none, scale=scale, layout=layout, wipe=wipe
         )
@@ -149,7 +154,7 @@ def test_what_is_replayed_is_what_was_lived(wipe):
     for start in (0, 2, 3):  # in the middle of an attempt, and at its last row
         part = slice(start, start + rows)
         batch = updating.Batch(frames[part], images[part], packed[part], memories[start])
-        decisions, (log_prob, value, prediction) = replayed(batch)
+        decisions, (log_prob, value, prediction) = replayed(model, batch)
         np.testing.assert_allclose(log_prob, decisions.log_prob, rtol=1e-3, atol=1e-3)
         np.testing.assert_allclose(value, decisions.value, rtol=1e-3, atol=1e-3)
         np.testing.assert_allclose(prediction, predictions[part], rtol=1e-3, atol=1e-3)
@@ -200,63 +205,72 @@ def test_the_memory_has_the_size_that_the_configuration_says(config):
     assert (after.shape, out.shape) == (state.shape, x.shape)
 
 
-def percept(layout, image=None, **changes):
-    frame = np.zeros(layout.percept_size, np.float32)
-    told = dict(reward=0.0, first=False, terminated=False, truncated=False, after=(False, False), step=3, active=True)
-    told |= {"vector": np.zeros(layout.slots), "previous": np.full(layout.factors, -1.0)} | changes
-    layout.write_percept(frame, **told)
-    return layout.percept(jnp.asarray(frame), image)
-
-
-def encoded(model, layout, image=None, **changes):
-    seen = percept(layout, image, **changes)
-    return np.asarray(model.encode(seen, seen.vector, seen.reward, model.codes(layout)))
-
-
-def test_everything_that_is_perceived_but_the_endings_reaches_the_network():
+@pytest.fixture(scope="module")
+def encode():
+    """float32[W] of a percept of which only some fields are said."""
     layout, model = layout_of(spaces.Discrete(3)), perturbed(DEBUG)
-    image = np.zeros((32, 32, 3), np.uint8)
-    plain = encoded(model, layout, image)
-    bright = image.copy()
+
+    @jax.jit
+    def encoded(frame, image):
+        percept = layout.percept(frame, image)
+        return model.encode(percept, percept.vector, percept.reward, model.codes(layout))
+
+    def one(image=None, **told):
+        frame = np.zeros(layout.percept_size, np.float32)
+        plain = dict(reward=0.0, first=False, terminated=False, truncated=False, after=(False, False), step=3)
+        plain |= dict(active=True, vector=np.zeros(layout.slots), previous=np.full(layout.factors, -1.0))
+        layout.write_percept(frame, **(plain | told))
+        return np.asarray(encoded(frame, np.zeros((32, 32, 3), np.uint8) if image is None else image))
+
+    return one
+
+
+def test_everything_that_is_perceived_but_the_endings_reaches_the_network(encode):
+    plain, bright = encode(), np.zeros((32, 32, 3), np.uint8)
     bright[4:20, 4:20] = 255
     changes = [dict(vector=np.eye(DEBUG.slots)[5]), dict(reward=1.0), dict(first=True), dict(step=4)]
     changes += [dict(after=(True, False)), dict(after=(False, True)), dict(previous=np.array([2.0]))]
-    seen = [encoded(model, layout, image, **change) for change in changes] + [encoded(model, layout, bright)]
+    seen = [encode(**change) for change in [*changes, dict(image=bright)]]
     for here in range(len(seen)):
         for other in [plain, *seen[:here]]:
             assert np.abs(seen[here] - other).max() > 1e-3
-    np.testing.assert_array_equal(encoded(model, layout, image, terminated=True), plain)
-    np.testing.assert_array_equal(encoded(model, layout, image, truncated=True), plain)
+    np.testing.assert_array_equal(encode(terminated=True), plain)
+    np.testing.assert_array_equal(encode(truncated=True), plain)
 
 
-def test_extreme_percepts_are_encoded_finitely():
-    layout, model = layout_of(spaces.Discrete(3)), perturbed(DEBUG)
+def test_extreme_percepts_are_encoded_finitely(encode):
     image = np.full((32, 32, 3), 255, np.uint8)
     worst = dict(vector=np.full(DEBUG.slots, 8.0), reward=3e38, step=10**6, previous=np.array([2.0]))
-    assert np.isfinite(encoded(model, layout, image, **worst)).all()
+    assert np.isfinite(encode(image, **worst)).all()
 
 
 def test_a_fresh_mind_has_no_opinion():
     """A uniform policy and values of zero, whatever it perceives."""
     layout, model = layout_of(ACTIONS), Model(DEBUG, np.random.default_rng(0))
-    features = jnp.asarray(np.random.default_rng(1).standard_normal(DEBUG.width), jnp.float32)
-    codes = model.codes(layout)
-    assert codes.shape == (layout.factors, layout.bins, DEBUG.rank)
-    prefix = model.digit_prefix(jnp.zeros(layout.factors, jnp.int32), codes, layout.digits)
-    np.testing.assert_array_equal(model.policy_logits(features, prefix, codes), 0.0)
-    values = expected_value(model.value_logits(features, prefix, codes), DEBUG)
+
+    @jax.jit
+    def opinions(features, choice):
+        codes = model.codes(layout)
+        prefix = model.digit_prefix(choice, codes, layout.digits)
+        values = expected_value(model.value_logits(features, prefix, codes), DEBUG)
+        return model.policy_logits(features, prefix, codes), values, model.predict(features, model.code(choice, codes))
+
+    features = np.random.default_rng(1).standard_normal(DEBUG.width).astype(np.float32)
+    logits, values, prediction = opinions(features, np.zeros(layout.factors, np.int32))
+    assert logits.shape == values.shape == (layout.factors, layout.bins)
+    np.testing.assert_array_equal(logits, 0.0)
     np.testing.assert_allclose(values, 0.0, atol=1e-6)
-    np.testing.assert_array_equal(model.predict(features, model.code(jnp.zeros(layout.factors, jnp.int32), codes)), 0)
+    np.testing.assert_array_equal(prediction, 0.0)
 
 
 def test_a_digit_knows_the_more_significant_digits_of_its_own_number_only():
     layout = layout_of(spaces.Tuple([spaces.Discrete(300), spaces.Discrete(4), spaces.Discrete(4000)]))
     assert layout.digits == (0, 1, 2, 0, 0, 1, 2)
     model = perturbed(DEBUG)
-    codes = model.codes(layout)
+    prefix = jax.jit(lambda choice: model.digit_prefix(choice, model.codes(layout), layout.digits))
 
     def prefixes(choice):
-        return np.asarray(model.digit_prefix(jnp.array(choice), codes, layout.digits))
+        return np.asarray(prefix(np.array(choice, np.int32)))
 
     plain = prefixes([1, 1, 1, 1, 1, 1, 1])
     reached = {0: [1, 2], 1: [2], 2: [], 3: [], 4: [5, 6], 5: [6], 6: []}
