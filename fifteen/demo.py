@@ -24,11 +24,11 @@ class DemoJob:
 
 
 DEMO_JOBS = (
-    DemoJob("CartPole-v1", 25_000, 475.0),
-    DemoJob("Acrobot-v1", 12_000, -100.0),
+    DemoJob("CartPole-v1", 20_000, 475.0),
+    DemoJob("Acrobot-v1", 8_000, -100.0),
     DemoJob("FrozenLake-v1", 20_000, 0.70, window=100),
     DemoJob("Pendulum-v1", 10_000, -250.0),
-    DemoJob("cartpole-hidden-velocity-v0", 20_000, 300.0),
+    DemoJob("cartpole-hidden-velocity-v0", 16_000, 300.0),
 )
 COLUMNS = ("Steps", "First 20", "Last 20", "Solved at step")
 
@@ -46,7 +46,7 @@ def run_demo(folder: Path, console: Console, jobs: tuple[DemoJob, ...] = DEMO_JO
         sink = TerminalSink(console)
         try:
             learner = fifteen.new(size="small", seed=0)
-            log = fifteen.work(learner, job.id, steps=job.steps, run=run, sinks=(sink,))
+            log = fifteen.work(learner, job.id, steps=job.steps, learn="weights", run=run, sinks=(sink,))
         finally:
             sink.close()
         write_report(run)
