@@ -4,7 +4,7 @@ import dataclasses
 import math
 import time
 from pathlib import Path
-from typing import Any, final
+from typing import Any, final, get_args
 
 import gymnasium as gym
 import jax
@@ -16,6 +16,7 @@ from fifteen import checkpoint
 from fifteen.config import SIZES, Learn, MindConfig, Size, WorkConfig
 from fifteen.errors import CheckpointError, RunError
 from fifteen.instance import Statistics, new_statistics
+from fifteen.jobs.faults import usable_reward
 from fifteen.jobs.protocol import Tick
 from fifteen.model import structure
 from fifteen.provenance import versions
@@ -50,6 +51,7 @@ class Learner:
         self._worker: Worker | None = None
         self._tick: Tick | None = None
         self._moment: Moment | None = None
+        self._acted = False  # and `observe` has not told yet what it brought
 
     # --------------------------------------------------------------------------------- by hand: a live system
 
@@ -64,18 +66,21 @@ class Learner:
 
         learn: "context" learns with the memory only, every step; "weights" and "both" also update the weights.
         """
-        if self._worker is not None:
-            self.stop()
+        if learn not in get_args(Learn):
+            raise RunError(f"learn is {learn!r}, expected 'context', 'weights' or 'both'")
+        self.stop()
         self._worker = self.new_worker(observation_space, action_space, seed=seed, learn=learn)
-        self._tick = None
+        self._tick, self._acted = None, False
 
     def act(self, observation: Any, action_mask: Any = None) -> Any:
         """An action of the job's own action space. `action_mask` as in Gymnasium's info["action_mask"]."""
         if self._worker is None:
             raise RunError("act was called before start: call learner.start(observation_space, action_space) first")
+        if self._acted:
+            raise RunError("act was called twice in a row: tell with observe what the last action brought first")
         previous = self._tick
         first = previous is None
-        self._tick = Tick(
+        tick = Tick(
             (observation,),
             np.zeros(1) if first else previous.rewards,
             np.array([first]),
@@ -84,22 +89,19 @@ class Learner:
             np.ones(1, np.bool_),
             (action_mask,),
         )
-        self._moment = self._worker.decide(self._tick)
+        self._moment = self._worker.decide(tick)
+        self._tick, self._acted = tick, True
         return self._moment.actions[0]
 
     def observe(self, next_observation: Any, reward: float, terminated: bool, truncated: bool) -> None:
         """What the action of the last `act` brought. After an ending, the next `act` begins a new attempt.
 
         `next_observation` is the last one of the attempt where it ended; otherwise `act` is given it again. A reward
-        that is not finite counts as 0, and is counted in `faults`.
+        that is not a finite number counts as 0, and is counted in `faults`.
         """
-        if self._worker is None or self._tick is None:
-            raise RunError("observe was called before act: it tells what the last action brought")
-        reward = float(reward)
-        if not np.isfinite(reward):
-            self._worker.faults["reward non-finite"] += 1
-            reward = 0.0
-        tick = self._tick._replace(rewards=np.array([reward]))
+        if self._worker is None or self._tick is None or not self._acted:
+            raise RunError("observe was called before act: it tells what the last action brought, once")
+        tick = self._tick._replace(rewards=np.array([usable_reward(reward, self._worker.faults)]))
         if terminated or truncated:
             ending = tick._replace(
                 observations=(next_observation,),
@@ -113,6 +115,7 @@ class Learner:
             self._tick = None
         else:
             self._tick = tick
+        self._acted = False
         self._worker.improve()
 
     def stop(self) -> None:
@@ -122,6 +125,7 @@ class Learner:
         self._worker.close()
         self.adopt(self._worker)
         self._worker = self._tick = self._moment = None
+        self._acted = False
 
     @property
     def expected(self) -> float:
@@ -164,6 +168,12 @@ class Learner:
             record=record,
         )
 
+    def settle(self) -> None:
+        """Take over what the lifetime begun by `start` has learned so far; it goes on."""
+        if self._worker is not None:
+            self._worker.finish()
+            self.adopt(self._worker)
+
     def adopt(self, worker: Worker) -> None:
         """Keep what a worker learned. Its updates must be finished."""
         self.state = worker.state
@@ -202,9 +212,7 @@ class Learner:
 
         A lifetime begun by `start` goes on, and what it learned so far is saved.
         """
-        if self._worker is not None:
-            self._worker.finish()
-            self.adopt(self._worker)
+        self.settle()
         checkpoint.write(Path(path), self.arrays(), self.manifest())
         return Path(path)
 

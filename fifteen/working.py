@@ -21,7 +21,7 @@ from fifteen import checkpoint
 from fifteen.config import Learn
 from fifteen.errors import CheckpointError, RunError
 from fifteen.experience import Experience
-from fifteen.jobs.protocol import Stream, Tick
+from fifteen.jobs.protocol import Stream, Tick, checked_seed
 from fifteen.jobs.registry import open_job
 from fifteen.learner import Learner, from_arrays
 from fifteen.log import RECENT, Attempt, JsonlSink, Progress, Sink, WorkLog
@@ -60,14 +60,15 @@ def work(
     if (steps is None) == (episodes is None):
         raise RunError(f"give one budget, steps or episodes; got steps={steps}, episodes={episodes}")
     budget = steps if steps is not None else episodes
+    seed = checked_seed(seed)
     if not isinstance(budget, int | np.integer) or isinstance(budget, bool) or budget < 1:
         raise RunError(f"the budget must be a positive number of steps or episodes, got {budget!r}")
     if learn not in ("context", "weights", "both"):
         raise RunError(f"learn is {learn!r}, expected 'context', 'weights' or 'both'")
     settings = {
         "job": job if isinstance(job, str) else None,
-        "steps": steps,
-        "episodes": episodes,
+        "steps": None if steps is None else int(steps),
+        "episodes": None if episodes is None else int(episodes),
         "seed": seed,
         "learn": learn,
         "num_envs": num_envs,
@@ -77,6 +78,7 @@ def work(
     with ExitStack() as stack:
         stream = open_job(job, num_envs=num_envs, kwargs=kwargs, step_limit=step_limit)
         stack.callback(stream.close)
+        learner.stop()  # a lifetime begun by hand ends here: it would undo what is learned now
         worker = learner.new_worker(
             stream.observation_space,
             stream.action_space,
@@ -87,12 +89,17 @@ def work(
         )
         stack.callback(worker.close)
         recorder = Recorder(stream.job_id, stream.num_envs, worker.work.discount, steps, episodes)
+        tick = stream.reset(seed)
         files = None
         if run is not None:  # only now: what cannot start leaves no folder behind
+            config = _config(settings, stream, learner)
             folder = _new_folder(Path(run), stack)
-            files = _Files(folder, _write_config(folder, settings, stream, learner), truncate_at=None)
+            files = _Files(folder, config, truncate_at=None)
             stack.callback(files.metrics.close)
-        tick = stream.reset(seed)
+            # Saved before it is a run: whenever it is killed, it can be resumed or begun again.
+            learner.adopt(worker)
+            files.save(learner, stream, worker, recorder)
+            checkpoint.atomic_write(folder / "config.json", json.dumps(config, indent=2).encode())
         return _loop(learner, stream, worker, recorder, tick, files, (*sinks,), callback)
 
 
@@ -171,7 +178,7 @@ def _loop(
         if files is not None:
             files.save(learner, stream, worker, recorder)
 
-    with _interruptible() as interrupted:
+    with _interruptible() as interrupted, _adopting(learner, worker):
         while reason is None:
             block_ends = worker.at_boundary
             moment = worker.decide(tick)
@@ -385,8 +392,16 @@ def _new_folder(folder: Path, stack: ExitStack) -> Path:
     return folder
 
 
-def _write_config(folder: Path, settings: dict[str, Any], stream: Stream, learner: Learner) -> dict[str, Any]:
-    config = {
+def _config(settings: dict[str, Any], stream: Stream, learner: Learner) -> dict[str, Any]:
+    """What is written to config.json. Raises RunError for kwargs that JSON cannot hold."""
+    try:
+        json.dumps(settings)
+    except (TypeError, ValueError) as error:
+        raise RunError(
+            f"the kwargs {settings['kwargs']!r} cannot be kept in the folder of a run ({error}): give numbers, texts, "
+            "lists and dicts of these, or a factory instead of kwargs"
+        ) from error
+    return {
         "job": stream.job_id,
         "settings": settings,
         "mind": dataclasses.asdict(learner.config),
@@ -398,8 +413,17 @@ def _write_config(folder: Path, settings: dict[str, Any], stream: Stream, learne
         "commit": commit(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    checkpoint.atomic_write(folder / "config.json", json.dumps(config, indent=2).encode())
-    return config
+
+
+@contextmanager
+def _adopting(learner: Learner, worker: Worker) -> Iterator[None]:
+    """What was learned until an error is not lost with it."""
+    try:
+        yield
+    except Exception:
+        worker.finish()
+        learner.adopt(worker)
+        raise
 
 
 @contextmanager
@@ -453,6 +477,7 @@ def evaluate(
 
     The learner stays as it is. The memory runs through the attempts, as it would at work. Raises as `work` does.
     """
+    learner.settle()
     copy = Learner(learner.config, learner.state, learner.statistics, work=learner.work_config)
     log = work(
         copy,

@@ -1,13 +1,19 @@
 """A small mind, and jobs of one shape, so that the tests of work share what is compiled.
 
-All have two actions. Registered nowhere: "small:Cart" and so on.
+All have two actions. Registered nowhere; a process that has this folder on its path can open "small:Walk" and so on.
 """
 
+from typing import Any, final
+
 import gymnasium as gym
+import jax
+import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
+from jax import Array
 
 from fifteen.config import WorkConfig
+from fifteen.jobs.native import Job
 
 # Nothing here is tuned: few rows, small batches, half an update a step, so that a run is quick.
 WORK = WorkConfig(replay=2_000, warmup=50, sequence=8, batch=8, block=4, updates_per_step=0.5)
@@ -106,3 +112,26 @@ class Endless(Walk):
 
     def __init__(self):
         super().__init__(length=10**9)
+
+
+@final
+class Drift(Job):
+    """Walk as a native job, of five steps."""
+
+    step_limit: int = 5
+
+    @property
+    def observation_space(self) -> gym.Space:
+        return Walk.observation_space
+
+    @property
+    def action_space(self) -> gym.Space:
+        return Walk.action_space
+
+    def reset(self, key: Array) -> tuple[Array, Array]:
+        shown = jax.random.uniform(key, (3,))
+        return shown, shown
+
+    def step(self, state: Array, action: Any, key: Array) -> tuple[Array, Array, Array, Array]:
+        shown = 0.5 * state + jax.random.uniform(key, (3,))
+        return shown, shown, jnp.where(action == 1, 1.0, 0.0), jnp.array(False)

@@ -1,7 +1,6 @@
 """Counted reactions to the faults of a job: named, bounded, never silent."""
 
 import json
-import math
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -14,6 +13,7 @@ from fifteen.errors import JobError
 
 MAX_FAILURES = 3  # failures in a row, without one good step, before the job is given up
 MAX_KINDS = 64  # distinct texts kept; error texts may carry numbers that never repeat
+LARGEST_REWARD = 3e38  # of float32, in which the learner perceives it
 MAX_TEXT = 160  # characters of an error text that are kept
 
 _E = TypeVar("_E", gym.Env, VectorEnv)
@@ -59,13 +59,13 @@ def made_anew(env: _E, make: Callable[[], _E], job_id: str, faults: Counter[str]
 
 
 def usable_reward(reward: Any, faults: Counter[str]) -> float:
-    """The reward as a finite float; 0.0, and counted, where it is none."""
+    """The reward as a float that is finite in float32 too; 0.0, and counted, where it is none."""
     try:
         value = float(np.asarray(reward, np.float64).item())
     except (TypeError, ValueError):
         faults["reward not a number"] += 1
         return 0.0
-    if not math.isfinite(value):
+    if not abs(value) <= LARGEST_REWARD:  # NaN too
         faults["reward non-finite"] += 1
         return 0.0
     return value

@@ -11,6 +11,7 @@ from gymnasium.wrappers import TimeLimit
 
 from fifteen.errors import JobError, SpaceError
 from fifteen.jobs.faults import (
+    LARGEST_REWARD,
     count_failure,
     faults_from_array,
     faults_to_array,
@@ -38,7 +39,6 @@ from fifteen.jobs.replay import (
 )
 
 _RUNNING, _ENDED, _LOST = range(3)  # _LOST: the environment is not where the stream is
-_INFINITY = float("inf")
 
 
 @dataclass(slots=True)
@@ -131,7 +131,7 @@ class GymnasiumStream(Stream):
                 self._truncate(place)
                 self._fail(place, "step", error)
                 continue
-            if type(reward) is not float or not -_INFINITY < reward < _INFINITY:
+            if type(reward) is not float or not -LARGEST_REWARD <= reward <= LARGEST_REWARD:
                 reward = usable_reward(reward, self.faults)
             place.observation, place.reward, place.mask = observation, reward, mask
             place.failures, place.first = 0, False
