@@ -83,9 +83,7 @@ class Layout:
         """float32[percept_size] -> Percept, on the device."""
         reward, *flags, step = (frame[self.slots + i] for i in range(_SCALARS - 1))
         previous = frame[self.slots + _SCALARS :].astype(jnp.int32)
-        return Percept(
-            frame[: self.slots], image, previous, reward, *(f > 0.5 for f in flags), step.astype(jnp.int32)
-        )
+        return Percept(frame[: self.slots], image, previous, reward, *(f > 0.5 for f in flags), step.astype(jnp.int32))
 
     def active(self, frame: Array) -> Array:
         return frame[self.slots + _SCALARS - 1] > 0.5

@@ -4,10 +4,10 @@ One network serves every job, so every action is a choice among M factors x B bi
 opens some. The space is compiled into closures once, because they run at every step.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from operator import ge
-import math
 from typing import Any, NamedTuple, final
 
 import gymnasium as gym
@@ -94,9 +94,7 @@ class Hands:
         )
         self.range = np.ones(self.shape.factors)
         self._space, self._counts, self._groups = space, counts, groups
-        self._first = np.cumsum(
-            [0, *lengths[:-1]], dtype=np.int64
-        )  # [K] first factor of each number
+        self._first = np.cumsum([0, *lengths[:-1]], dtype=np.int64)  # [K] first factor of each number
         self._place: np.ndarray | None = None  # [M] what a digit counts for
         if several.any():
             self._place = np.array([bins ** (n - 1 - d) for n in lengths for d in range(n)])
@@ -197,9 +195,7 @@ def _hand_dict(space: gs.Dict, where: str, counts: list[int], bins: int) -> tupl
     return decode, allow
 
 
-def _hand_tuple(
-    space: gs.Tuple, where: str, counts: list[int], bins: int
-) -> tuple[_Decode, _Allow]:
+def _hand_tuple(space: gs.Tuple, where: str, counts: list[int], bins: int) -> tuple[_Decode, _Allow]:
     hands = [_hand(s, f"{where}[{i}]", counts, bins) for i, s in enumerate(space.spaces)]
 
     def decode(numbers: np.ndarray, ranges: np.ndarray) -> Any:
@@ -230,9 +226,7 @@ def _hand_discrete(space: gs.Discrete, where: str, counts: list[int]) -> tuple[_
     return decode, allow
 
 
-def _hand_multi_discrete(
-    space: gs.MultiDiscrete, where: str, counts: list[int]
-) -> tuple[_Decode, _Allow]:
+def _hand_multi_discrete(space: gs.MultiDiscrete, where: str, counts: list[int]) -> tuple[_Decode, _Allow]:
     first, values = len(counts), [int(n) for n in space.nvec.reshape(-1)]
     counts += values
     to, start = slice(first, len(counts)), space.start
@@ -253,9 +247,7 @@ def _hand_multi_discrete(
     return decode, allow
 
 
-def _hand_multi_binary(
-    space: gs.MultiBinary, where: str, counts: list[int]
-) -> tuple[_Decode, _Allow]:
+def _hand_multi_binary(space: gs.MultiBinary, where: str, counts: list[int]) -> tuple[_Decode, _Allow]:
     first, shape = len(counts), space.shape
     counts += [2] * size_of(space)
     to = slice(first, len(counts))
@@ -323,9 +315,7 @@ def _hand_box(space: gs.Box, where: str, counts: list[int], bins: int) -> tuple[
     return (decode if reach.any() else decode_bounded), allow
 
 
-def _grid(
-    low: Any, high: Any, below: bool, above: bool, integer: bool, bins: int
-) -> tuple[list, list]:
+def _grid(low: Any, high: Any, below: bool, above: bool, integer: bool, bins: int) -> tuple[list, list]:
     """The bins of one dimension: value = base + reach x half-range. below, above: bounds exist."""
     k = min(BOX_BINS, bins)
     shares = [i / (k - 1) for i in range(k)]
@@ -353,9 +343,7 @@ def _flags(mask: Any, n: int, where: str) -> np.ndarray:
     return flags
 
 
-def _entries(
-    mask: Any, values: tuple[int, ...], shape: tuple[int, ...], where: str, expected: str
-) -> np.ndarray:
+def _entries(mask: Any, values: tuple[int, ...], shape: tuple[int, ...], where: str, expected: str) -> np.ndarray:
     try:
         array = np.asarray(mask)
     except ValueError as error:  # ragged

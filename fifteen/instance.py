@@ -46,9 +46,7 @@ def new_statistics(slots: int) -> Statistics:
     return Statistics(jnp.zeros(()), jnp.zeros(slots), jnp.ones(slots), jnp.zeros(_SCALE_BINS))
 
 
-def new_instance(
-    config: MindConfig, layout: Layout, statistics: Statistics, streams: int, key: Array
-) -> Instance:
+def new_instance(config: MindConfig, layout: Layout, statistics: Statistics, streams: int, key: Array) -> Instance:
     """The beginning of a lifetime: an empty memory, and statistics that still give way to a new job's."""
     kept = jnp.minimum(1.0, _INHERITED_COUNT / jnp.maximum(statistics.count, 1.0))
     key, noise_key = jax.random.split(key)

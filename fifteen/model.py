@@ -2,14 +2,14 @@
 
 One network serves every job. What differs between jobs, the number of action factors and bins, is a static slice of
 a fixed grid of codes: slot (m, b) has the code factor_code[m] * bin_code[b], and a head reads it bilinearly. Bins that
-lie in order, those of a Box dimension, have codes that change smoothly along the line, so that neighbours learn together.
+lie in order, those of a Box dimension, have codes that change smoothly along the line: neighbours learn together.
 Everything here is written for one stream; vmap for more.
 """
 
 import functools
 import itertools
 import math
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import equinox as eqx
 import jax
@@ -285,11 +285,11 @@ class Model(eqx.Module):
         return self.later(jax.lax.stop_gradient(features))
 
     def predict(self, features: Array, code: Array) -> Array:
-        """features float32[W], code float32[R] of the choice -> float32[slots + 1]: next sensors, next scaled reward."""
+        """features float32[W], code float32[R] of the choice -> float32[slots + 1]: next sensors, scaled reward."""
         return self.imagined(jax.nn.silu(self.imagine(jnp.concatenate([features, code]))))
 
     def digit_prefix(self, choice: Array, codes: Array, digits: tuple[int, ...]) -> Array:
-        """Codes of the more significant digits chosen in the same group: int32[M], float32[M, B, R] -> float32[M, R]."""
+        """Codes of the more significant digits of the same number: int32[M], float32[M, B, R] -> float32[M, R]."""
         if not any(digits):
             return jnp.zeros((codes.shape[0], codes.shape[2]))
         chosen = self.chosen_codes(choice, codes)

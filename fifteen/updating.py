@@ -97,9 +97,7 @@ def update(
     """K updates, one per batch: every field of `batches` has a leading axis K. Returns mean metrics, float32[]."""
 
     def one(state: LearnerState, batch: Batch) -> tuple[LearnerState, dict[str, Array]]:
-        return _update_once(
-            state, batch, statistics, continuous, config=config, work=work, layout=layout, wipe=wipe
-        )
+        return _update_once(state, batch, statistics, continuous, config=config, work=work, layout=layout, wipe=wipe)
 
     state, metrics = jax.lax.scan(one, state, batches)
     return state, {name: jnp.mean(values) for name, values in metrics.items()}
@@ -121,9 +119,7 @@ def _update_once(
     old = unravel(state.target, config)
     targets = jax.vmap(partial(see, old), out_axes=_BATCHED)(batch)
     unit = jnp.maximum(jnp.sqrt(state.advantage_variance), work.improvement_floor)
-    loss = partial(
-        _sequence_loss, old=old, see=see, scale=scale, unit=unit, config=config, work=work, layout=layout
-    )
+    loss = partial(_sequence_loss, old=old, see=see, scale=scale, unit=unit, config=config, work=work, layout=layout)
 
     def mean_loss(weights: Array) -> tuple[Array, dict[str, Array]]:
         model = unravel(weights, config)

@@ -234,9 +234,7 @@ class Worker:
 
     def _batch(self, updates: int) -> Batch:
         assert self.experience is not None
-        rows, memory = self.experience.sample(
-            self._generator, updates * self.work.batch, self.work.sequence
-        )
+        rows, memory = self.experience.sample(self._generator, updates * self.work.batch, self.work.sequence)
 
         def shaped(array: np.ndarray) -> Any:
             return array.reshape(updates, self.work.batch, *array.shape[1:])
@@ -287,7 +285,11 @@ class Worker:
         }
 
     def restore(
-        self, arrays: dict[str, np.ndarray], summary: dict[str, Any], statistics: Statistics, experience: Experience | None
+        self,
+        arrays: dict[str, np.ndarray],
+        summary: dict[str, Any],
+        statistics: Statistics,
+        experience: Experience | None,
     ) -> None:
         """Stand where `arrays` and `summary` were taken. Raises CheckpointError where they do not fit."""
         mine = self.arrays()

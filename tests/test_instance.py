@@ -75,7 +75,8 @@ def test_statistics_follow_a_change_however_long_ago_they_began():
 def test_continuous_sensors_are_standardised_and_clipped_and_the_others_are_not(seed):
     random = np.random.default_rng(seed)
     statistics = instances.new_statistics(SLOTS)._replace(
-        mean=random.standard_normal(SLOTS).astype(np.float32), variance=random.exponential(1.0, SLOTS).astype(np.float32)
+        mean=random.standard_normal(SLOTS).astype(np.float32),
+        variance=random.exponential(1.0, SLOTS).astype(np.float32),
     )
     vector = (random.standard_normal(SLOTS) * random.choice([1.0, 1e6], SLOTS)).astype(np.float32)
     continuous = random.random(SLOTS) < 0.5

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 import small
+from jax.experimental.compilation_cache import compilation_cache
 from small import WORK, Broken, Drift, Endless, Faulty, Walk
 
 import fifteen
@@ -28,12 +29,22 @@ def new(seed=0):
     return fifteen.new("debug", seed=seed, work=WORK)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """What is compiled here serves the processes that are started here."""
+    names = ("compilation_cache_dir", "persistent_cache_min_compile_time_secs", "persistent_cache_min_entry_size_bytes")
+    before = {f"jax_{name}": jax.config.values[f"jax_{name}"] for name in names}
+    yield fifteen.cache_compilations(tmp_path_factory.mktemp("jax"))
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
 @pytest.fixture(scope="module")
-def child(tmp_path_factory):
-    """A function that starts a fresh Python with this folder on its path; what children compile, they share."""
-    cache = str(tmp_path_factory.mktemp("jax"))
+def child(cache):
+    """A function that starts a fresh Python with this folder on its path."""
     path = os.pathsep.join([str(HERE.parent), str(HERE)])
-    environment = {**os.environ, "PYTHONPATH": path, "JAX_COMPILATION_CACHE_DIR": cache}
+    environment = {**os.environ, "PYTHONPATH": path, "JAX_COMPILATION_CACHE_DIR": str(cache)}
 
     def start(code, *arguments):
         command = [sys.executable, "-c", code, *map(str, arguments)]
