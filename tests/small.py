@@ -20,7 +20,7 @@ WORK = WorkConfig(replay=2_000, warmup=50, sequence=8, batch=8, block=4, updates
 
 
 class Walk(gym.Env):
-    """Three random numbers are shown; action 1 pays 1, action 0 nothing. An attempt has so many steps, in either way."""
+    """Three random numbers are shown; action 1 pays 1, action 0 nothing. An attempt has `length` steps."""
 
     observation_space = spaces.Box(-10.0, 10.0, (3,), np.float32)
     action_space = spaces.Discrete(2)
