@@ -26,9 +26,7 @@ class HiddenVelocity(gymnasium.ObservationWrapper):
         if not isinstance(space, gymnasium.spaces.Box) or space.shape != (4,):
             raise ValueError(f"HiddenVelocity needs a Box observation of shape (4,), got {space}")
         kept = list(self.KEPT)
-        self.observation_space = gymnasium.spaces.Box(
-            space.low[kept], space.high[kept], dtype=space.dtype.type
-        )
+        self.observation_space = gymnasium.spaces.Box(space.low[kept], space.high[kept], dtype=space.dtype.type)
 
     def observation(self, observation: np.ndarray) -> np.ndarray:
         return observation[list(self.KEPT)]

@@ -80,9 +80,7 @@ _LANDER_DQN_ARGUMENTS = {
     "policy_kwargs": _DQN_NETWORK,
 }
 
-_LIBRARY_DEFAULTS = PeerSettings(
-    source="library defaults (no entry in rl_zoo3 2.9.2)", n_timesteps=None
-)
+_LIBRARY_DEFAULTS = PeerSettings(source="library defaults (no entry in rl_zoo3 2.9.2)", n_timesteps=None)
 
 PEER_SETTINGS: dict[tuple[str, str], PeerSettings] = {
     ("CartPole-v1", "PPO"): _CARTPOLE_PPO,

@@ -65,9 +65,7 @@ class ClippedLinear:
     is that of the last rollout that ends before `n_timesteps`, so it is always positive.
     """
 
-    def __init__(
-        self, initial: float, n_timesteps: int, total_timesteps: int, rollout_steps: int
-    ) -> None:
+    def __init__(self, initial: float, n_timesteps: int, total_timesteps: int, rollout_steps: int) -> None:
         if not 0 < rollout_steps < n_timesteps:
             raise ValueError(f"rollout_steps must be in (0, {n_timesteps}), got {rollout_steps}")
         last_step = (n_timesteps - 1) // rollout_steps * rollout_steps
@@ -167,9 +165,7 @@ def train(run: Run, threads: int) -> dict[str, object]:
 
 def git(*arguments: str) -> str | None:
     """Output of a git command in this repository, or None where it fails."""
-    done = subprocess.run(
-        ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else None
 
 
@@ -335,8 +331,7 @@ def summarise() -> dict[str, object]:
         if rows:
             able = [name for name, row in rows.items() if 2 * row["solved"] > row["runs"]]
             best = {
-                key: min(able, key=lambda name: rows[name][key]["median"], default=None)
-                for key in ("steps", "wall_s")
+                key: min(able, key=lambda name: rows[name][key]["median"], default=None) for key in ("steps", "wall_s")
             }
             jobs[job.name] = {
                 "threshold": job.threshold,
@@ -367,10 +362,7 @@ def print_table(summary: Mapping) -> None:
         for algorithm, row in job["algorithms"].items():
             steps = row["steps"]
             text = f"{steps['median']:,.0f} [{steps['min']:,}, {steps['max']:,}]"
-            seconds = " ".join(
-                f"{row[key]['median']:8.1f}" if row[key] else f"{'-':>8}"
-                for key in ("wall_s", "cpu_s")
-            )
+            seconds = " ".join(f"{row[key]['median']:8.1f}" if row[key] else f"{'-':>8}" for key in ("wall_s", "cpu_s"))
             best = ", ".join(key for key, winner in job["best"].items() if winner == algorithm)
             print(
                 f"{name:26} {algorithm:13} {text:28} {row['solved']}/{row['runs']:<5} "
@@ -386,9 +378,7 @@ def positive(text: str) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", nargs="+", choices=list(JOBS), default=list(JOBS))
     parser.add_argument("--algorithms", nargs="+", choices=ALGORITHMS, default=ALGORITHMS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])

@@ -43,10 +43,7 @@ def boxes(draw: st.DrawFn, extreme: bool = True) -> gs.Box:
         values = [-100, -7, 0, 3, 4, 15, 16, 120]
         values += [info.min, info.min + 5, info.max - 5, info.max - 1] if extreme else []
         values = [v for v in values if info.min <= v <= info.max]
-    pairs = [
-        sorted(draw(st.tuples(*[st.sampled_from(values)] * 2)))
-        for _ in range(np.prod(shape, dtype=int))
-    ]
+    pairs = [sorted(draw(st.tuples(*[st.sampled_from(values)] * 2))) for _ in range(np.prod(shape, dtype=int))]
     # a lower bound of +inf or an upper of -inf holds no number at all
     pairs = [(min(a, values[-2]) if np.isinf(a) and a > 0 else a, b) for a, b in pairs]
     pairs = [(a, max(b, values[1]) if np.isinf(b) and b < 0 else b) for a, b in pairs]
@@ -95,17 +92,8 @@ def nested(leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 def observation_spaces(extreme: bool) -> st.SearchStrategy[Any]:
-    texts = st.builds(
-        lambda low, more: gs.Text(low + more, min_length=low), st.integers(0, 3), st.integers(0, 9)
-    )
-    return nested(
-        boxes(extreme)
-        | discretes(2**62)
-        | multi_discretes(70_000)
-        | multi_binaries()
-        | images()
-        | texts
-    )
+    texts = st.builds(lambda low, more: gs.Text(low + more, min_length=low), st.integers(0, 3), st.integers(0, 9))
+    return nested(boxes(extreme) | discretes(2**62) | multi_discretes(70_000) | multi_binaries() | images() | texts)
 
 
 def action_spaces(box: bool = True) -> st.SearchStrategy[Any]:
@@ -275,9 +263,7 @@ def test_values_within_large_declared_bounds_are_kept_and_a_bound_like_the_dtype
 
 
 def test_faults_are_told_from_every_depth_and_once():
-    space = gs.Dict(
-        {"a": gs.Box(0, 1, (1,)), "b": gs.Tuple([gs.Box(0, 1, (1,)), gs.MultiBinary(2)])}
-    )
+    space = gs.Dict({"a": gs.Box(0, 1, (1,)), "b": gs.Tuple([gs.Box(0, 1, (1,)), gs.MultiBinary(2)])})
     two, bits = np.array([2], np.float32), np.array([0, 1], np.int8)
     sensation = Senses(space, 8).encode({"a": two, "b": [two, bits], "undeclared": 5})
     assert sensation.faults == ("shape", "outside")
@@ -327,9 +313,7 @@ UNSTRUCTURED = [
 def test_spaces_without_fixed_structure_are_refused_by_name(space, side):
     inside = gs.Dict({"a": gs.Discrete(2), "net": gs.Tuple([space])})
     for whole, where in ((space, f"the {side} space"), (inside, f"the {side}['net'][0] space")):
-        with pytest.raises(
-            SpaceError, match="Supported are Box, Discrete, MultiDiscrete"
-        ) as caught:
+        with pytest.raises(SpaceError, match="Supported are Box, Discrete, MultiDiscrete") as caught:
             Senses(whole, 16) if side == "observation" else Hands(whole)
         assert where in str(caught.value)
         assert type(space).__name__ in str(caught.value)
