@@ -16,6 +16,7 @@ import statistics
 import sys
 import time
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 from development_jobs import BUDGET, DEVELOPMENT_JOBS, DevelopmentJob, Solved
@@ -31,7 +32,7 @@ STEPS_TARGET, WALL_TARGET = 0.35, 0.5
 BOOTSTRAPS = 10_000
 
 
-def run(job: DevelopmentJob, seed: int) -> dict[str, object]:
+def run(job: DevelopmentJob, seed: int) -> dict[str, Any]:
     """Work on one job from scratch until it is solved or the budget is used up."""
     learner = fifteen.new(size="small", seed=seed)
     solved = Solved(job.threshold, job.window)
@@ -85,7 +86,7 @@ def ours() -> dict[str, list[dict]]:
     }
 
 
-def compare() -> dict[str, object]:
+def compare() -> dict[str, Any]:
     """Medians and ratios to the best peer of each job, and the geometric means with bootstrap intervals over seeds."""
     peers = summarise()["jobs"]
     rows, samples = {}, []

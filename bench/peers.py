@@ -28,6 +28,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from development_jobs import BUDGET, DEVELOPMENT_JOBS, DevelopmentJob, Solved
@@ -103,7 +104,7 @@ def thinned(curve: Sequence[tuple[int, float]]) -> list[list[float]]:
     return [[curve[i][0], round(curve[i][1], 3)] for i in chosen]
 
 
-def constructor_arguments(settings: PeerSettings, total_timesteps: int) -> dict[str, object]:
+def constructor_arguments(settings: PeerSettings, total_timesteps: int) -> dict[str, Any]:
     """The published data as constructor arguments for a training of `total_timesteps` steps."""
     from torch import nn
 
@@ -123,7 +124,7 @@ def constructor_arguments(settings: PeerSettings, total_timesteps: int) -> dict[
     return arguments
 
 
-def train(run: Run, threads: int) -> dict[str, object]:
+def train(run: Run, threads: int) -> dict[str, Any]:
     """Train until the threshold or the budget; gives the measured part of the record."""
     import sb3_contrib
     import stable_baselines3
@@ -181,7 +182,7 @@ def device() -> str:
     return f"{model}, {os.cpu_count()} cores"
 
 
-def provenance(run: Run, threads: int, workers: int) -> dict[str, object]:
+def provenance(run: Run, threads: int, workers: int) -> dict[str, Any]:
     """What the record says about a run before it has started.
 
     `dirty` and `sources_sha256` speak of the three source files of this benchmark only.
@@ -210,7 +211,7 @@ def provenance(run: Run, threads: int, workers: int) -> dict[str, object]:
     }
 
 
-def write_json(path: Path, record: Mapping[str, object]) -> None:
+def write_json(path: Path, record: Mapping[str, Any]) -> None:
     """Write the record in one step: readers see the whole file or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
@@ -225,7 +226,7 @@ def without_paths(message: str) -> str:
     return message
 
 
-def write_failure(known: Mapping[str, object], path: Path, error: str) -> None:
+def write_failure(known: Mapping[str, Any], path: Path, error: str) -> None:
     write_json(path, {**known, "status": "failed", "error": without_paths(error)})
 
 
@@ -280,7 +281,7 @@ def run_all(runs: Sequence[Run], workers: int, threads: int) -> int:
         signal.signal(number, lambda received, _frame: stop_signals.append(received))
     os.environ["OMP_NUM_THREADS"] = str(threads)
     context = multiprocessing.get_context("spawn")
-    running: dict[int, tuple[Run, multiprocessing.Process]] = {}
+    running: dict[Any, tuple[Run, Any]] = {}
     failed = 0
     while (pending or running) and not stop_signals:
         while pending and len(running) < workers:
@@ -305,14 +306,14 @@ def run_all(runs: Sequence[Run], workers: int, threads: int) -> int:
     return 1 if failed else 0
 
 
-def summarise() -> dict[str, object]:
+def summarise() -> dict[str, Any]:
     """Medians by job and algorithm; an unsolved or failed run counts as BUDGET steps.
 
     `best` names the algorithms with the lowest median among those that solved most of their runs.
     """
-    jobs: dict[str, object] = {}
+    jobs: dict[str, Any] = {}
     for job in DEVELOPMENT_JOBS:
-        rows: dict[str, dict[str, object]] = {}
+        rows: dict[str, dict[str, Any]] = {}
         for algorithm in (a for j, a in PEER_SETTINGS if j == job.name):
             files = sorted((RESULTS / job.name).glob(f"{algorithm}-*.json"))
             records = [json.loads(file.read_text()) for file in files]

@@ -1,4 +1,4 @@
-"""Compiled functions kept on the disk, so that a program that starts again does not compile again."""
+"""How JAX compiles and runs: compiled functions kept on the disk, and decisions computed where they are asked for."""
 
 import hashlib
 import os
@@ -36,6 +36,17 @@ def cache_compilations(folder: str | Path | None = None) -> Path | None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
     compilation_cache.reset_cache()  # JAX looks at the settings once, at the first compilation
     return chosen
+
+
+def compute_where_asked() -> None:
+    """Let JAX compute on the CPU in the thread that asks, if it has computed nothing yet in this process.
+
+    A decision takes a fraction of a millisecond: handing it to another thread and waiting to be woken up again takes
+    as long, and longer on a busy machine. Learning has a thread of its own in any case. A wish that was expressed by
+    JAX_CPU_ENABLE_ASYNC_DISPATCH stands. Results are the same either way.
+    """
+    if "JAX_CPU_ENABLE_ASYNC_DISPATCH" not in os.environ:
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 def _user_cache() -> Path:

@@ -81,9 +81,12 @@ class Layout:
 
     def percept(self, frame: Array, image: Array | None) -> Percept:
         """float32[percept_size] -> Percept, on the device."""
-        reward, *flags, step = (frame[self.slots + i] for i in range(_SCALARS - 1))
+        reward, step = frame[self.slots], frame[self.slots + _SCALARS - 2].astype(jnp.int32)
+        first, terminated, truncated, *after = (frame[self.slots + i] > 0.5 for i in range(1, _SCALARS - 2))
         previous = frame[self.slots + _SCALARS :].astype(jnp.int32)
-        return Percept(frame[: self.slots], image, previous, reward, *(f > 0.5 for f in flags), step.astype(jnp.int32))
+        return Percept(
+            frame[: self.slots], image, previous, reward, first, terminated, truncated, after[0], after[1], step
+        )
 
     def active(self, frame: Array) -> Array:
         return frame[self.slots + _SCALARS - 1] > 0.5

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from fifteen import checkpoint
+from fifteen.compiling import compute_where_asked
 from fifteen.config import SIZES, Learn, MindConfig, Size, WorkConfig
 from fifteen.errors import CheckpointError, RunError
 from fifteen.instance import Statistics, new_statistics
@@ -24,6 +25,8 @@ from fifteen.updating import LearnerState, new_learner_state, optimiser
 from fifteen.worker import Moment, Worker
 
 KIND = "learner"
+_YES, _NO = np.ones(1, np.bool_), np.zeros(1, np.bool_)  # shared by ticks, which nobody writes into
+_YES.flags.writeable = _NO.flags.writeable = False
 
 
 @final
@@ -49,8 +52,8 @@ class Learner:
         self.statistics = statistics
         self.provenance = provenance or {}
         self._worker: Worker | None = None
-        self._tick: Tick | None = None
         self._moment: Moment | None = None
+        self._reward: float | None = None  # what the last action brought; None: the next `act` begins an attempt
         self._acted = False  # and `observe` has not told yet what it brought
 
     # --------------------------------------------------------------------------------- by hand: a live system
@@ -70,7 +73,7 @@ class Learner:
             raise RunError(f"learn is {learn!r}, expected 'context', 'weights' or 'both'")
         self.stop()
         self._worker = self.new_worker(observation_space, action_space, seed=seed, learn=learn)
-        self._tick, self._acted = None, False
+        self._reward, self._acted = None, False
 
     def act(self, observation: Any, action_mask: Any = None) -> Any:
         """An action of the job's own action space. `action_mask` as in Gymnasium's info["action_mask"]."""
@@ -78,19 +81,10 @@ class Learner:
             raise RunError("act was called before start: call learner.start(observation_space, action_space) first")
         if self._acted:
             raise RunError("act was called twice in a row: tell with observe what the last action brought first")
-        previous = self._tick
-        first = previous is None
-        tick = Tick(
-            (observation,),
-            np.zeros(1) if first else previous.rewards,
-            np.array([first]),
-            np.zeros(1, np.bool_),
-            np.zeros(1, np.bool_),
-            np.ones(1, np.bool_),
-            (action_mask,),
-        )
+        first = _YES if self._reward is None else _NO
+        tick = Tick((observation,), np.array([self._reward or 0.0]), first, _NO, _NO, _YES, (action_mask,))
         self._moment = self._worker.decide(tick)
-        self._tick, self._acted = tick, True
+        self._acted = True
         return self._moment.actions[0]
 
     def observe(self, next_observation: Any, reward: float, terminated: bool, truncated: bool) -> None:
@@ -99,22 +93,16 @@ class Learner:
         `next_observation` is the last one of the attempt where it ended; otherwise `act` is given it again. A reward
         that is not a finite number counts as 0, and is counted in `faults`.
         """
-        if self._worker is None or self._tick is None or not self._acted:
+        if self._worker is None or not self._acted:
             raise RunError("observe was called before act: it tells what the last action brought, once")
-        tick = self._tick._replace(rewards=np.array([usable_reward(reward, self._worker.faults)]))
+        reward = usable_reward(reward, self._worker.faults)
         if terminated or truncated:
-            ending = tick._replace(
-                observations=(next_observation,),
-                first=np.zeros(1, np.bool_),
-                terminated=np.array([bool(terminated)]),
-                truncated=np.array([bool(truncated) and not terminated]),
-                action_masks=(None,),
-            )
+            ends = (_YES, _NO) if terminated else (_NO, _YES)
             self._worker.improve()
-            self._worker.decide(ending)
-            self._tick = None
+            self._worker.decide(Tick((next_observation,), np.array([reward]), _NO, *ends, _YES, (None,)))
+            self._reward = None
         else:
-            self._tick = tick
+            self._reward = reward
         self._acted = False
         self._worker.improve()
 
@@ -124,7 +112,7 @@ class Learner:
             return
         self._worker.close()
         self.adopt(self._worker)
-        self._worker = self._tick = self._moment = None
+        self._worker = self._moment = self._reward = None
         self._acted = False
 
     @property
@@ -221,6 +209,7 @@ def new(size: Size | MindConfig = "small", seed: int = 0, *, work: WorkConfig | 
     """An unschooled learner. Raises RunError for an unknown size."""
     if not isinstance(size, MindConfig) and size not in SIZES:
         raise RunError(f"size {size!r} is unknown: choose one of {', '.join(SIZES)}, or give a MindConfig")
+    compute_where_asked()
     config = size if isinstance(size, MindConfig) else SIZES[size]
     work = work or WorkConfig()
     state = new_learner_state(config, work, seed)
@@ -249,6 +238,7 @@ def learner_folder(path: Path) -> Path:
 
 def from_arrays(arrays: dict[str, np.ndarray], manifest: dict[str, Any], path: Path) -> Learner:
     """The learner of a verified checkpoint. Raises CheckpointError where arrays and configuration disagree."""
+    compute_where_asked()
     try:
         config, work = MindConfig(**manifest["mind"]), WorkConfig(**manifest["work"])
         needed = sum(math.prod(shape) for shape in structure(config)[0])

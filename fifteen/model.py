@@ -77,7 +77,9 @@ class ImageEncoder(eqx.Module):
     def __call__(self, image: Array) -> Array:
         x = image[None].astype(jnp.float32) / 127.5 - 1.0
         for kernel in self.kernels:
-            x = jax.lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+            x = jax.lax.conv_general_dilated(
+                x, jnp.asarray(kernel), (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
             x = jax.nn.silu(x)
         return self.project(x.reshape(-1))
 

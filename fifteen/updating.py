@@ -131,7 +131,7 @@ def _update_once(
     with jax.numpy_dtype_promotion("standard"):  # Optax mixes float and int32 in its bias correction.
         step, optimiser_state = optimiser(work).update(gradient, state.optimiser)
     pull = work.learning_rate * work.anchor_decay
-    weights = state.weights + step - pull * (state.weights - state.anchor)
+    weights = state.weights + jnp.asarray(step) - pull * (state.weights - state.anchor)
     target = state.target + work.target_rate * (weights - state.target)
     rate = jnp.maximum(0.01, 1.0 / (state.updates.astype(jnp.float32) + 1.0))
     variance = state.advantage_variance + rate * (metrics.pop("advantage_square") - state.advantage_variance)
@@ -153,7 +153,7 @@ def _see(
     percepts = jax.vmap(layout.percept)(batch.frames, batch.images)
     sensors = jax.vmap(lambda v: standardise(statistics, v, continuous))(percepts.vector)
     codes = model.codes(layout)
-    x = jax.vmap(lambda *row: model.encode(*row, codes))(percepts, sensors, percepts.reward / scale)
+    x = jax.vmap(lambda p, s, r: model.encode(p, s, r, codes))(percepts, sensors, percepts.reward / scale)
     _, x = model.unroll(batch.memory, x, percepts.first & wipe)
     features = jax.vmap(model.features)(x)
     choices = batch.decisions[:, : layout.factors].astype(jnp.int32)

@@ -6,6 +6,7 @@ loop of `work` and a live system driven by hand.
 
 import dataclasses
 import functools
+import itertools
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -58,18 +59,26 @@ class _Compiled:
 @functools.cache
 def compiled(config: MindConfig, work: WorkConfig, layout: Layout, wipe: bool, streams: int) -> _Compiled:
     """Everything static is in the arguments, so one shape is traced and compiled once."""
-    tree = structure(config)[1]
+    shapes, tree = structure(config)
+    ends = list(itertools.accumulate(shape[0] for shape in shapes if len(shape) == 1))
     settings: dict[str, Any] = dict(config=config, work=work, layout=layout, wipe=wipe)
 
-    def act(leaves: list[Array], *arguments: Any) -> tuple[Instance, Array]:
-        return instances.act(tree.unflatten(leaves), *arguments, **settings)
+    # Arrays, not a Model, and all vectors in one: flattening a tree of modules and handing over forty arrays would cost
+    # a good part of what deciding costs.
+    def publish(weights: Array) -> list[Array]:
+        leaves = jax.tree.leaves(unravel(weights, config))
+        return [jnp.concatenate([leaf for leaf in leaves if leaf.ndim == 1]), *(x for x in leaves if x.ndim != 1)]
+
+    def act(published: list[Array], *arguments: Any) -> tuple[Instance, Array]:
+        vectors, others = iter(jnp.split(published[0], ends[:-1])), iter(published[1:])
+        model = tree.unflatten([next(vectors if len(shape) == 1 else others) for shape in shapes])
+        return instances.act(model, *arguments, **settings)
 
     return _Compiled(
         begin=jax.jit(lambda statistics, key: instances.new_instance(config, layout, statistics, streams, key)),
         act=jax.jit(act, donate_argnums=1, compiler_options=_COMPILER),
         update=jax.jit(functools.partial(updating.update, **settings), compiler_options=_COMPILER),
-        # Leaves, not a Model: flattening a tree of modules at every decision would cost more than deciding.
-        publish=jax.jit(lambda weights: jax.tree.leaves(unravel(weights, config))),
+        publish=jax.jit(publish),
     )
 
 

@@ -285,8 +285,9 @@ class Recorder:
         speed = _speed(self._speed[0], self._speed[-1])
         # The updates compile in the middle of the run: without the longer view this would look like hours.
         lasting = max(speed, _speed(self._begun, self._speed[-1]))
-        known = self._steps_total is not None and lasting > 0.0
-        left = max(0.0, (self._steps_total - self.step) / lasting) if known else None
+        left = None
+        if self._steps_total is not None and lasting > 0.0:
+            left = max(0.0, (self._steps_total - self.step) / lasting)
         finished, self._new = tuple(self._new), []
         return Progress(
             job=self._job,
