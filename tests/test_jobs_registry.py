@@ -9,7 +9,6 @@ from gymnasium import spaces
 from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.vector import SyncVectorEnv
 
-import fifteen.jobs.registry as registry
 from fifteen.errors import JobError
 from fifteen.jobs import (
     GymnasiumStream,
@@ -19,6 +18,7 @@ from fifteen.jobs import (
     jobs,
     open_job,
     register_job,
+    registry,
 )
 from fifteen.jobs.probes import ValueProbe
 
