@@ -12,7 +12,7 @@ corrections u then solve a unit lower triangular system within the chunk,
 
     (I + L) U = b (V - g S_0 K),   L_ij = b_i (g_i / g_j) k_i . k_j  for j < i,
 
-by forward substitution. (The inverse as a finite product of powers of L, which is nilpotent, is no substitute: where keys
+by forward substitution. (The inverse as a finite product of powers of the nilpotent L is no substitute: where keys
 repeat, its terms grow like binomial coefficients and cancel, and at 17 steps no digit is right.)
 A reset before step t is a boundary between segments: pairs of different segments are masked out.
 """
