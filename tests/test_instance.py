@@ -151,8 +151,8 @@ def acting(mind):
     act = jax.jit(partial(instances.act, config=CONFIG, work=WORK, layout=layout, wipe=False))
     continuous = jnp.ones(SLOTS, bool)
 
-    def one(instance, frames, valid):
-        instance, packed = act(mind, instance, frames, None, valid[0], valid[1], continuous)
+    def one(instance, frames, valid, model=mind):
+        instance, packed = act(model, instance, frames, None, valid[0], valid[1], continuous)
         return instance, jax.vmap(layout.decision)(packed)
 
     return layout, one
@@ -255,27 +255,22 @@ def test_digit_masks_of_several_numbers_are_independent():
     assert open_bins == [[0, 1], sixteen[:3], sixteen[:12], [0, 1, 2, 3, 4], sixteen, sixteen[:10], sixteen]
 
 
-def test_a_fresh_instance_draws_every_action_equally_often(acting):
-    """At every single moment the correlated noise has exactly the policy's distribution."""
-    layout, _ = acting
+def test_a_mind_without_an_opinion_draws_every_action_equally_often(acting):
+    """At every single moment noise that is correlated in time has exactly the policy's distribution."""
+    layout, act = acting
     fresh = Model(CONFIG, np.random.default_rng(0))
-    frames = frames_of(layout, np.random.default_rng(0), (0.0, 0.0))
-
-    @jax.jit
-    def first_choices(keys):
-        def one(key):
-            instance = instances.new_instance(CONFIG, layout, instances.new_statistics(SLOTS), 2, key)
-            settings = dict(config=CONFIG, work=WORK, layout=layout, wipe=False)
-            _, packed = instances.act(fresh, instance, frames, None, *both(), jnp.ones(SLOTS, bool), **settings)
-            return jax.vmap(layout.decision)(packed).choice
-
-        return jax.vmap(one)(keys)
-
-    drawn = np.asarray(first_choices(jax.random.split(jax.random.key(0), 3000))).reshape(-1, 3)
-    shares = np.bincount(drawn[:, 0], minlength=3)[:3] / len(drawn)
-    np.testing.assert_allclose(shares, 1 / 3, atol=0.03)
-    first_digits = np.bincount(drawn[:, 1], minlength=3)[:3] / len(drawn)
-    np.testing.assert_allclose(first_digits, 1 / 3, atol=0.03)
+    random = np.random.default_rng(0)
+    instance, frames, valid = born(layout), frames_of(layout, random, (0.0, 0.0)), both()
+    drawn = []
+    for _ in range(1500):
+        # Another instance every time, without drawing it on the device.
+        noise = random.standard_normal(instance.noise.shape).astype(np.float32)
+        other = instance._replace(noise=noise, key=random.integers(2**32, size=2, dtype=np.uint32))
+        drawn.append(np.asarray(act(other, frames, valid, fresh)[1].choice))
+    numbers = np.concatenate(drawn)
+    for factor in (0, 1):  # the first digit of 40 in base 16 is 0, 1 or 2
+        shares = np.bincount(numbers[:, factor], minlength=3) / len(numbers)
+        np.testing.assert_allclose(shares, 1 / 3, atol=0.03)
 
 
 def test_a_new_lifetime_keeps_what_it_knows_but_gives_way():

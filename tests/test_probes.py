@@ -6,7 +6,7 @@ from small import WORK
 
 import fifteen
 
-STEPS = 600
+STEPS = 400
 LAST = 50  # attempts that count
 
 VALUES = {
