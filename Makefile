@@ -14,7 +14,7 @@ demo: $(VENV)/core.stamp
 	$(BIN)/fifteen demo
 
 test: check
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

@@ -40,27 +40,28 @@ def main() -> None:
     samples: list[tuple[int, int]] = []  # (step, bytes)
     marks = sorted({arguments.first, arguments.last, *range(0, arguments.last, max(1, arguments.last // SAMPLES))})
 
-    def measure(step: int) -> None:
-        while marks and step >= marks[0]:
+    def measure(progress: fifteen.Progress) -> bool:
+        """Sample at the marks; the run stops at the last of them, with everything still in memory."""
+        while marks and progress.step >= marks[0]:
             samples.append((marks.pop(0), resident_bytes()))
             record["resident_mb"] = [[at, round(size / 1e6, 2)] for at, size in samples]
             write_result("constant_memory", record)
+        return not marks
 
     with tempfile.TemporaryDirectory() as folder:
         learner = fifteen.new(size="small", seed=0)
         log = fifteen.work(
             learner,
             "CartPole-v1",
-            steps=arguments.last,
+            steps=2 * arguments.last,
             seed=0,
             learn="both",
             num_envs=arguments.num_envs,
             run=Path(folder) / "run",
-            callback=lambda progress: measure(progress.step),
+            callback=measure,
         )
-    if log.reason != "steps":
-        raise SystemExit(f"the run was {log.reason}: nothing is concluded")
-    measure(arguments.last)  # the last block reports to no callback
+    if log.reason != "callback":
+        raise SystemExit(f"the run ended by {log.reason} before its last sample: nothing is concluded")
     at = dict(samples)
     first, last = at[arguments.first], at[arguments.last]
     record |= {"status": "complete", "growth": last / first - 1.0, "updates": int(learner.state.updates)}

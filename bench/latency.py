@@ -87,9 +87,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.blocks < 5:
         parser.error("--blocks must be at least 5")
-    record = provenance(parser, arguments)
     peer = Peer(str(arguments.peer_python))
     sides = {"ours": Ours(arguments.size), "peer": peer}
+    record = provenance(parser, arguments)  # after the learner, whose birth settles how JAX runs
     for side in sides.values():
         side.decide(WARM_UP)
     blocks: dict[str, list[np.ndarray]] = {name: [] for name in sides}

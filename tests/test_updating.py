@@ -18,7 +18,7 @@ from fifteen.updating import Batch, new_learner_state, update
 CONFIG = SIZES["debug"]
 WORK = WorkConfig(learning_rate=3e-3, target_rate=0.1)
 LAYOUT = Layout(CONFIG.slots, **dataclasses.asdict(Hands(spaces.Discrete(2)).shape))
-UPDATES, SEQUENCES, ROWS = 10, 4, 7  # K, N, T + 1
+UPDATES, SEQUENCES, ROWS = 10, 4, 5  # K, N, T + 1
 
 improve = jax.jit(partial(update, config=CONFIG, work=WORK, layout=LAYOUT, wipe=False))
 STATISTICS = new_statistics(CONFIG.slots)  # nothing counted: rewards are their own unit
