@@ -110,12 +110,13 @@ def write_index(folder: Path, title: str, columns: Sequence[str], rows: Mapping[
     for run, cells in rows.items():
         record = read_record(run)
         link = escape(f"{run.relative_to(folder).as_posix()}/report.html")
-        inner = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        pairs = zip(columns, cells, strict=True)
+        inner = "".join(f'<td data-name="{escape(name)}">{escape(cell)}</td>' for name, cell in pairs)
         curve = sparkline(running_mean(record.returns, RECENT))
         lines.append(f'<tr><td><a href="{link}">{escape(record.job)}</a></td>{inner}<td>{curve}</td></tr>')
     body = (
         f'<header><p class="eyebrow">Fifteen · learners at work</p><h1>{escape(title)}</h1>'
-        '<p class="lead">Every row is a run with a report of its own. The line on the right is the '
+        '<p class="lead">Every row is a run with a report of its own. The line is the '
         f"mean return of the last {RECENT} attempts over the run.</p></header>"
         f'<section class="box scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></section>"
