@@ -3,6 +3,9 @@
     python bench/on_the_job.py                 # run what has no result yet: 7 jobs x 5 seeds, one at a time
     python bench/on_the_job.py --table         # compare with the results of bench/peers.py
 
+Give the process one core (`taskset -c 0 python ...`): the matrices are small, and threads that meet across cores take
+longer than one that works alone; a second core runs `bench/peers.py` beside it, so that wall times are of the same hour.
+
 One JSON per (job, seed) is written under bench/results/on_the_job. A run that has a file is not run again:
 delete the file to repeat it. One environment stream; unsolved within 200,000 steps counts as such.
 """
@@ -160,6 +163,7 @@ def main() -> int:
         write_json(RESULTS / "summary.json", summary)
         print_table(summary)
         return 0
+    fifteen.cache_compilations()
     for seed in given.seeds:
         for job in DEVELOPMENT_JOBS:
             path = RESULTS / job.name / f"{seed}.json"

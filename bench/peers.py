@@ -171,7 +171,7 @@ def git(*arguments: str) -> str | None:
 
 
 def device() -> str:
-    """CPU model and number of cores."""
+    """CPU model, and how many of its cores this process may use."""
     model = platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -179,7 +179,7 @@ def device() -> str:
             if line.startswith("model name"):
                 model = line.split(":", 1)[1].strip()
                 break
-    return f"{model}, {os.cpu_count()} cores"
+    return f"{model}, {len(os.sched_getaffinity(0))} of {os.cpu_count()} cores"
 
 
 def provenance(run: Run, threads: int, workers: int) -> dict[str, Any]:
