@@ -4,7 +4,8 @@ from fifteen.compiling import cache_compilations
 from fifteen.errors import CheckpointError, FifteenError, JobError, RunError, SpaceError
 from fifteen.jobs import jobs, register_job
 from fifteen.learner import Learner, load, new
-from fifteen.log import Attempt, Progress, WorkLog
+from fifteen.log import Attempt, Progress, SchoolProgress, WorkLog
+from fifteen.schooling import school
 from fifteen.working import Evaluation, evaluate, resume, work
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Learner",
     "Progress",
     "RunError",
+    "SchoolProgress",
     "SpaceError",
     "WorkLog",
     "cache_compilations",
@@ -25,5 +27,6 @@ __all__ = [
     "new",
     "register_job",
     "resume",
+    "school",
     "work",
 ]

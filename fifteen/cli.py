@@ -1,4 +1,4 @@
-"""The command: fifteen work | evaluate | jobs | info | demo."""
+"""The command: fifteen school | work | evaluate | jobs | info | demo."""
 
 import dataclasses
 import json
@@ -19,13 +19,13 @@ from rich.table import Table
 
 import fifteen
 from fifteen.checkpoint import read
-from fifteen.config import Learn, Size
+from fifteen.config import Learn, SchoolConfig, Size
 from fifteen.demo import run_demo
 from fifteen.errors import FifteenError, RunError
 from fifteen.jobs.registry import jobs, open_job
 from fifteen.log import RECENT, Sink, TensorBoardSink, WorkLog, number
 from fifteen.report import flat, write_index, write_report
-from fifteen.terminal import TerminalSink
+from fifteen.terminal import SchoolView, TerminalSink
 
 if TYPE_CHECKING:
     from fifteen.learner import Learner
@@ -41,6 +41,26 @@ _Positional = tyro.conf.Positional
 def _shown(metavar: str, hint: str) -> Any:
     """How an option looks in --help: the name of its value, and what holds without it."""
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=hint)
+
+
+@dataclass(frozen=True)
+class School:
+    """Broad training on very many procedurally generated jobs, so that the learner picks up new ones quickly."""
+
+    families: Annotated[tuple[str, ...], _Positional, _shown("[FAMILY ...]", "(default: all)")] = ()
+    """Families such as bandit/bernoulli, or whole groups such as bandit (see `fifteen jobs`)."""
+    steps: float = 5e7
+    """Environment steps of all lifetimes together."""
+    lifetimes: int = SchoolConfig.lifetimes
+    """Lifetimes at once."""
+    seed: int = 0
+    """Seed of the jobs, and of a fresh learner."""
+    learner: Annotated[Path | None, _shown("PATH", "(default: a fresh one)")] = None
+    """A saved learner, to go on with."""
+    size: Annotated[Size | None, _shown("{debug,small,base,large}", "(default: small)")] = None
+    """Size of a fresh learner."""
+    run: Annotated[Path | None, _shown("DIR", "(default: runs/school-TIME)")] = None
+    """Folder of the run. Where it holds an unfinished school, that one goes on."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +134,8 @@ class Demo:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; gives the exit status: 0, 2 after an error, 130 after Ctrl-C."""
-    command: Work | Evaluate | Jobs | Info | Demo = tyro.cli(
-        tyro.conf.OmitSubcommandPrefixes[Work | Evaluate | Jobs | Info | Demo],  # type: ignore[arg-type]
+    command: School | Work | Evaluate | Jobs | Info | Demo = tyro.cli(
+        tyro.conf.OmitSubcommandPrefixes[School | Work | Evaluate | Jobs | Info | Demo],  # type: ignore[arg-type]
         prog="fifteen",
         description="One learner, put to work on any job.",
         args=arguments,
@@ -128,6 +148,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.path.insert(0, os.getcwd())
     try:
         match command:
+            case School():
+                return _school(command, console)
             case Work():
                 return _resume(command, console) if command.resume else _work(command, console)
             case Evaluate():
@@ -144,6 +166,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("fifteen: interrupted", file=sys.stderr)
         return 130
+
+
+def _school(command: School, console: Console) -> int:
+    if command.learner is not None and command.size is not None:
+        raise RunError(f"the learner in {command.learner} has its size already: drop --size")
+    folder = command.run or _default_folder("school")
+    learner = fifteen.load(command.learner) if command.learner else fifteen.new(command.size or "small", command.seed)
+    console.print("the first minute goes into compiling", style="dim")
+    with SchoolView(console) as view:
+        progress = fifteen.school(
+            learner,
+            command.families or None,
+            steps=int(command.steps),
+            seed=command.seed,
+            run=folder,
+            config=SchoolConfig(lifetimes=command.lifetimes),
+            callback=view.write,
+        )
+    learner.save(folder / "learner")
+    console.print(f"learner: {folder}", soft_wrap=True, highlight=False)
+    if progress.steps >= progress.steps_total:
+        return 0
+    console.print("interrupted, and saved. To go on: the same command with", f"--run {folder}", soft_wrap=True)
+    return 130
 
 
 def _work(command: Work, console: Console) -> int:

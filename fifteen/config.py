@@ -61,3 +61,26 @@ class WorkConfig:
     prediction_weight: float = 0.1
     reward_quantile: float = 0.95  # of |discounted return|: the unit in which returns are learned
     scale_decay: float = 1e-4  # forgetting of that quantile's histogram, per step
+    # Correlations from step to step of the noise that draws the actions; together nearly pink noise.
+    noise_memory: tuple[float, ...] = (0.5, 0.9, 0.98)
+
+
+@dataclass(frozen=True)
+class SchoolConfig:
+    """How a learner is schooled. The same for every family."""
+
+    lifetimes: int = 512  # at once, over all families
+    rollout: int = 64  # ticks between two rounds of learning
+    epochs: int = 2
+    minibatches: int = 4
+    learning_rate: float = 1e-3
+    max_gradient: float = 1.0  # clip of the global gradient norm
+    trace: float = 0.9  # lambda of both advantages
+    clip: float = 0.2  # of the importance ratio (PPO)
+    entropy_weight: float = 0.01
+    teacher_weight: float = 0.3  # of the cross-entropy to the teacher at first
+    teacher_until: float = 0.7  # share of the steps after which the teacher has nothing more to say
+    value_weight: float = 0.5
+    prediction_weight: float = 0.1
+    projected: float = 0.1  # share of lifetimes whose sensors are mixed at random and whose actions are permuted
+    reward_units: tuple[float, float] = (0.1, 10.0)  # rewards are multiplied by a number drawn from this range

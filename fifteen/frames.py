@@ -88,6 +88,18 @@ class Layout:
             frame[: self.slots], image, previous, reward, first, terminated, truncated, after[0], after[1], step
         )
 
+    def frame(self, percept: Percept) -> Array:
+        """Percept -> float32[percept_size] of an active stream, on the device: what `percept` undoes."""
+        flags = (percept.first, percept.terminated, percept.truncated, percept.after_termination)
+        scalars = [flag.astype(jnp.float32) for flag in (*flags, percept.after_truncation, percept.step)]
+        return jnp.concatenate(
+            [
+                percept.vector,
+                jnp.stack([percept.reward, *scalars, jnp.ones(())]),
+                percept.previous.astype(jnp.float32),
+            ]
+        )
+
     def active(self, frame: Array) -> Array:
         return frame[self.slots + _SCALARS - 1] > 0.5
 

@@ -14,7 +14,6 @@ from fifteen.frames import Decision, Layout, Percept
 from fifteen.losses import choose, masked_log_softmax
 from fifteen.model import Model, expected_value
 
-_NOISE_MEMORY = (0.5, 0.9, 0.98)  # correlations from step to step; together nearly pink noise
 _SCALE_BINS = 256
 _SCALE_LOG10 = (-12.0, 12.0)
 _SENSOR_CLIP = 8.0  # standard deviations
@@ -28,6 +27,7 @@ class Statistics(NamedTuple):
     count: Array  # float32[]
     mean: Array  # float32[slots]
     variance: Array  # float32[slots]
+    reward_square: Array  # float32[], mean of r^2
     histogram: Array  # float32[256] of log10 |discounted return|, slowly forgotten
 
 
@@ -43,11 +43,16 @@ class Instance(NamedTuple):
 
 
 def new_statistics(slots: int) -> Statistics:
-    return Statistics(jnp.zeros(()), jnp.zeros(slots), jnp.ones(slots), jnp.zeros(_SCALE_BINS))
+    return Statistics(jnp.zeros(()), jnp.zeros(slots), jnp.ones(slots), jnp.zeros(()), jnp.zeros(_SCALE_BINS))
 
 
-def new_instance(config: MindConfig, layout: Layout, statistics: Statistics, streams: int, key: Array) -> Instance:
-    """The beginning of a lifetime: an empty memory, and statistics that still give way to a new job's."""
+def new_instance(
+    config: MindConfig, layout: Layout, statistics: Statistics, streams: int, key: Array, *, noise: tuple[float, ...]
+) -> Instance:
+    """The beginning of a lifetime: an empty memory, and statistics that still give way to a new job's.
+
+    noise: `WorkConfig.noise_memory`.
+    """
     kept = jnp.minimum(1.0, _INHERITED_COUNT / jnp.maximum(statistics.count, 1.0))
     key, noise_key = jax.random.split(key)
     return Instance(
@@ -55,13 +60,13 @@ def new_instance(config: MindConfig, layout: Layout, statistics: Statistics, str
         memory=jnp.zeros((streams, config.memory_size)),
         trailing=jnp.zeros(streams),
         predicted=jnp.zeros((streams, config.slots + 1)),
-        noise=jax.random.normal(noise_key, (streams, len(_NOISE_MEMORY), layout.factors, layout.bins)),
+        noise=jax.random.normal(noise_key, (streams, len(noise), layout.factors, layout.bins)),
         key=jax.random.key_data(key),
     )
 
 
-def observe_sensors(statistics: Statistics, vectors: Array, active: Array) -> Statistics:
-    """Welford's update with a batch: vectors float32[E, slots], active bool[E]."""
+def observe_percepts(statistics: Statistics, vectors: Array, rewards: Array, active: Array) -> Statistics:
+    """Welford's update with a batch: vectors float32[E, slots], rewards float32[E], active bool[E]."""
     weight = active.astype(jnp.float32)[:, None]  # [E, 1]
     added = jnp.sum(weight)
     total = jnp.minimum(statistics.count, _COUNT_CAP) + added
@@ -72,13 +77,28 @@ def observe_sensors(statistics: Statistics, vectors: Array, active: Array) -> St
     variance = (1 - share) * statistics.variance + share * batch_variance + share * (1 - share) * offset**2
     # The first observation says where the sensors are, not how much they vary.
     variance = jnp.where(statistics.count == 0, jnp.ones_like(variance), variance)
-    return statistics._replace(count=total, mean=statistics.mean + share * offset, variance=variance)
+    square = jnp.sum(jnp.where(active, rewards, 0.0) ** 2) / jnp.maximum(added, 1.0)
+    return statistics._replace(
+        count=total,
+        mean=statistics.mean + share * offset,
+        variance=variance,
+        reward_square=statistics.reward_square + share * (square - statistics.reward_square),
+    )
 
 
 def standardise(statistics: Statistics, vector: Array, continuous: Array) -> Array:
     """float32[slots] -> float32[slots]: continuous sensors in standard deviations, clipped; the others as they are."""
     scaled = (vector - statistics.mean) * jax.lax.rsqrt(statistics.variance + 1e-8)
     return jnp.where(continuous, jnp.clip(scaled, -_SENSOR_CLIP, _SENSOR_CLIP), vector)
+
+
+def felt_reward(statistics: Statistics, reward: Array) -> Array:
+    """A reward as the mind perceives it, float32[] in units of its root mean square.
+
+    The scale of returns would not do: where every step is rewarded a hundred rewards are one return, and whether the
+    last one came would be lost among the other inputs.
+    """
+    return reward / jnp.maximum(jnp.sqrt(statistics.reward_square), 1e-12)
 
 
 def observe_return(histogram: Array, size: Array, active: Array, decay: float) -> Array:
@@ -109,6 +129,7 @@ def act(
     single: Array,
     table: Array,
     continuous: Array,
+    codes: Array | None = None,
     *,
     config: MindConfig,
     work: WorkConfig,
@@ -118,28 +139,28 @@ def act(
     """Perceive and decide, for E streams.
 
     frames float32[E, percept]; images uint8[E, 32, 32, 3] or None; single bool[E, M, B] and table
-    bool[E, G, B, ...]: valid actions, see `spaces.Valid`; continuous bool[slots]; wipe: forget at every attempt's
-    beginning. Returns the instance and packed decisions float32[E, decision]. Streams that are not active are left
-    as they were.
+    bool[E, G, B, ...]: valid actions, see `spaces.Valid`; continuous bool[slots]; codes
+    float32[M, B, R] of the action slots, by default the layout's; wipe: forget at every attempt's beginning.
+    Returns the instance and packed decisions float32[E, decision]. Streams that are not active are left as they were.
     """
     active = jax.vmap(layout.active)(frames)
     percepts = jax.vmap(layout.percept)(frames, images)
-    statistics = observe_sensors(instance.statistics, percepts.vector, active)
+    statistics = observe_percepts(instance.statistics, percepts.vector, percepts.reward, active)
     trailing = jnp.where(percepts.first, 0.0, work.discount * instance.trailing) + percepts.reward
     histogram = observe_return(statistics.histogram, jnp.abs(trailing), active, work.scale_decay)
     statistics = statistics._replace(histogram=histogram)
     scale = return_scale(histogram, work.reward_quantile)
     key, noise_key = jax.random.split(jax.random.wrap_key_data(instance.key))
-    kept = jnp.array(_NOISE_MEMORY)[None, :, None, None]
+    kept = jnp.array(work.noise_memory)[None, :, None, None]
     fresh = jax.random.normal(noise_key, instance.noise.shape)
     noise = kept * instance.noise + jnp.sqrt(1.0 - kept**2) * fresh
-    codes = model.codes(layout)
+    codes = model.codes(layout) if codes is None else codes
 
     def one(
         memory: Array, predicted: Array, percept: Percept, single: Array, table: Array, noise: Array
     ) -> tuple[Array, Array, Array]:
         sensors = standardise(statistics, percept.vector, continuous)
-        x = model.encode(percept, sensors, percept.reward / scale, codes)
+        x = model.encode(percept, sensors, felt_reward(statistics, percept.reward), codes)
         memory, x = model.step(memory, x, percept.first if wipe else jnp.zeros((), bool))
         features = model.features(x)
         choice, log_prob, mask, value = _decide(model, features, codes, single, table, noise, config, layout)

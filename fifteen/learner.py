@@ -231,6 +231,11 @@ def load(path: str | Path | None = None) -> Learner:
     return from_arrays(arrays, manifest, Path(path))
 
 
+def _tuples(settings: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows no tuples, and settings must be hashable."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+
+
 def learner_folder(path: Path) -> Path:
     """Where the checkpoint lies: a run's folder keeps it in `learner`."""
     return path / "learner" if (path / "learner").is_dir() else path
@@ -240,7 +245,7 @@ def from_arrays(arrays: dict[str, np.ndarray], manifest: dict[str, Any], path: P
     """The learner of a verified checkpoint. Raises CheckpointError where arrays and configuration disagree."""
     compute_where_asked()
     try:
-        config, work = MindConfig(**manifest["mind"]), WorkConfig(**manifest["work"])
+        config, work = MindConfig(**manifest["mind"]), WorkConfig(**_tuples(manifest["work"]))
         needed = sum(math.prod(shape) for shape in structure(config)[0])
         if arrays["weights"].shape != (needed,):
             raise CheckpointError(

@@ -72,6 +72,19 @@ class WorkLog:
     reason: str  # "steps" | "episodes" | "callback" | "interrupted"
 
 
+@dataclass(frozen=True)
+class SchoolProgress:
+    """Where a school stands."""
+
+    steps: int  # ticks of all lifetimes so far
+    steps_total: int
+    seconds: float  # since this process took up the school
+    steps_per_second: float
+    # By family: first, third and last attempt of the lifetimes that ended lately; 0 is chance, 1 the reference.
+    scores: dict[str, tuple[float, float, float]]
+    metrics: dict[str, float]
+
+
 class Sink(abc.ABC):
     """Takes the progress of a run. `write` must be cheap: it is called inside the loop."""
 

@@ -27,6 +27,12 @@ def improved_policy(log_policy: Array, advantage: Array, mask: Array, scale: Arr
     return jnp.exp(masked_log_softmax(log_policy + jnp.clip(advantage / scale, -1.0, 1.0), mask))
 
 
+def clipped_policy_loss(log_ratio: Array, advantage: Array, clip: float) -> Array:
+    """PPO (Schulman et al. 2017, eq. 7): log_ratio float32[] of the joint choice, advantage float32[]."""
+    ratio = jnp.exp(log_ratio)
+    return -jnp.minimum(ratio * advantage, jnp.clip(ratio, 1.0 - clip, 1.0 + clip) * advantage)
+
+
 def policy_loss(logits: Array, improved: Array, mask: Array) -> Array:
     """Cross-entropy of the policy to the improved policy, mean over factors."""
     log_policy = masked_log_softmax(logits, mask)

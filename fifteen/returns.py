@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+_UNROLL = 16  # short sequences become straight code, which runs quicker; long ones would take long to compile
+
 
 def symlog(x: Array) -> Array:
     """sign(x) log(1 + |x|) (Hafner et al. 2023, DreamerV3)."""
@@ -59,7 +61,7 @@ def retrace(
         return target - value_t, target
 
     steps = (reward, keep, bootstrap, weight, action_value[:-1])
-    _, targets = jax.lax.scan(backward, jnp.zeros((), reward.dtype), steps, reverse=True, unroll=True)
+    _, targets = jax.lax.scan(backward, jnp.zeros((), reward.dtype), steps, reverse=True, unroll=_UNROLL)
     return targets
 
 
@@ -82,5 +84,5 @@ def later_returns(
         return target, target
 
     steps = (now_value[1:], later_value[1:], crossing)
-    _, targets = jax.lax.scan(backward, later_value[-1], steps, reverse=True, unroll=True)
+    _, targets = jax.lax.scan(backward, later_value[-1], steps, reverse=True, unroll=_UNROLL)
     return targets

@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fifteen.log import RECENT, Progress, Sink, duration, number
+from fifteen.log import RECENT, Progress, SchoolProgress, Sink, duration, number
 
 
 @final
@@ -60,6 +60,54 @@ class TerminalSink(Sink):
             self._console.print(plain_line(progress), markup=False, highlight=False, soft_wrap=True)
         self._shown = self._clock()
         self._last = None
+
+
+@final
+class SchoolView:
+    """A school: live where there is a terminal; elsewhere plain lines, at most one every 15 s."""
+
+    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._clock = clock
+        self._every_s = 1.0 if console.is_terminal else 15.0
+        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._shown: float | None = None
+
+    def __enter__(self) -> "SchoolView":
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def write(self, progress: SchoolProgress) -> None:
+        last = progress.steps >= progress.steps_total
+        if not last and self._shown is not None and self._clock() - self._shown < self._every_s:
+            return
+        self._shown = self._clock()
+        if self._live is not None:
+            self._live.update(school_table(progress), refresh=True)
+        else:
+            scores = ", ".join(f"{name} {last:.2f}" for name, (_, _, last) in progress.scores.items())
+            self._console.print(f"{_school_steps(progress)}; last attempts: {scores}", highlight=False, soft_wrap=True)
+
+
+def school_table(progress: SchoolProgress) -> RenderableType:
+    """Score of each family by attempt: 0 is chance, 1 the reference."""
+    table = Table(title=_school_steps(progress), title_justify="left", border_style="dim")
+    for name in ("family", "first", "third", "last"):
+        table.add_column(name, justify="left" if name == "family" else "right")
+    for family, scores in progress.scores.items():
+        table.add_row(family, *(f"{score:.2f}" for score in scores))
+    return table
+
+
+def _school_steps(progress: SchoolProgress) -> str:
+    rate = progress.steps_per_second
+    left = f", {duration((progress.steps_total - progress.steps) / rate)} left" if rate > 0 else ""
+    return f"{progress.steps:,} of {progress.steps_total:,} steps, {rate:,.0f} steps/s{left}"
 
 
 class Curve:

@@ -16,7 +16,7 @@ from jax import Array
 
 from fifteen.config import MindConfig, WorkConfig
 from fifteen.frames import Layout
-from fifteen.instance import Statistics, return_scale, standardise
+from fifteen.instance import Statistics, felt_reward, return_scale, standardise
 from fifteen.losses import (
     categorical_loss,
     choose,
@@ -115,7 +115,7 @@ def _update_once(
     wipe: bool,
 ) -> tuple[LearnerState, dict[str, Array]]:
     scale = return_scale(statistics.histogram, work.reward_quantile)
-    see = partial(_see, statistics=statistics, continuous=continuous, scale=scale, layout=layout, wipe=wipe)
+    see = partial(_see, statistics=statistics, continuous=continuous, layout=layout, wipe=wipe)
     old = unravel(state.target, config)
     targets = jax.vmap(partial(see, old), out_axes=_BATCHED)(batch)
     unit = jnp.maximum(jnp.sqrt(state.advantage_variance), work.improvement_floor)
@@ -145,7 +145,6 @@ def _see(
     *,
     statistics: Statistics,
     continuous: Array,
-    scale: Array,
     layout: Layout,
     wipe: bool,
 ) -> _Seen:
@@ -153,7 +152,9 @@ def _see(
     percepts = jax.vmap(layout.percept)(batch.frames, batch.images)
     sensors = jax.vmap(lambda v: standardise(statistics, v, continuous))(percepts.vector)
     codes = model.codes(layout)
-    x = jax.vmap(lambda p, s, r: model.encode(p, s, r, codes))(percepts, sensors, percepts.reward / scale)
+    x = jax.vmap(lambda p, s, r: model.encode(p, s, r, codes))(
+        percepts, sensors, felt_reward(statistics, percepts.reward)
+    )
     _, x = model.unroll(batch.memory, x, percepts.first & wipe)
     features = jax.vmap(model.features)(x)
     choices = batch.decisions[:, : layout.factors].astype(jnp.int32)

@@ -5,8 +5,6 @@ job -> percept -> decision -> job, and beside it: rows of experience -> updates 
 
 import dataclasses
 import json
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,6 +18,7 @@ from fifteen import checkpoint
 from fifteen.config import Learn
 from fifteen.errors import CheckpointError, RunError
 from fifteen.experience import Experience
+from fifteen.interrupting import interruptible
 from fifteen.jobs.protocol import Stream, Tick, checked_seed
 from fifteen.jobs.registry import open_job
 from fifteen.learner import Learner, from_arrays
@@ -170,6 +169,7 @@ def _loop(
     """The run itself. `tick` is the next one to be perceived."""
     reason: str | None = recorder.reason(tick)
     outlets = sinks if files is None else (*sinks, files.metrics)
+    begun = recorder.step
 
     def save() -> None:
         worker.finish()
@@ -177,7 +177,7 @@ def _loop(
         if files is not None:
             files.save(learner, stream, worker, recorder)
 
-    with _interruptible() as interrupted, _adopting(learner, worker):
+    with interruptible() as interrupted, _adopting(learner, worker):
         while reason is None:
             block_ends = worker.at_boundary
             moment = worker.decide(tick)
@@ -197,9 +197,10 @@ def _loop(
                 outlet.write(progress)
             if files is not None and files.due() and reason is None:
                 save()
-        learner.provenance.setdefault("worked", []).append(
-            {"job": stream.job_id, "steps": recorder.step, "learn": worker.learn, "reason": reason}
-        )
+        if recorder.step > begun:  # a resumed run that was finished already adds nothing
+            learner.provenance.setdefault("worked", []).append(
+                {"job": stream.job_id, "steps": recorder.step, "learn": worker.learn, "reason": reason}
+            )
         save()
     return recorder.log(stream, worker, reason)
 
@@ -283,27 +284,6 @@ def _adopting(learner: Learner, worker: Worker) -> Iterator[None]:
         worker.finish()
         learner.adopt(worker)
         raise
-
-
-@contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """Ctrl-C and SIGTERM set an event instead of breaking into a step; a second Ctrl-C breaks in."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-
-    def stop(number: int, frame: Any) -> None:
-        if event.is_set():
-            raise KeyboardInterrupt
-        event.set()
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield event
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from fifteen.spaces import Hands
 CONFIG, WORK = SIZES["debug"], WorkConfig()
 SLOTS = CONFIG.slots
 
-observe_sensors = jax.jit(instances.observe_sensors)
+observe_percepts = jax.jit(instances.observe_percepts)
 observe_return = jax.jit(instances.observe_return)
 return_scale = jax.jit(instances.return_scale)
 standardise = jax.jit(instances.standardise)
@@ -30,10 +30,10 @@ standardise = jax.jit(instances.standardise)
 
 
 def watched(vectors, active, statistics=None):
-    """Statistics after ticks float32[T, E, slots] of which active bool[T, E] count."""
+    """Statistics after ticks float32[T, E, slots] of which active bool[T, E] count; rewards are the first sensor."""
     statistics = statistics or instances.new_statistics(SLOTS)
     for row, on in zip(vectors, active, strict=True):
-        statistics = observe_sensors(statistics, row, on)
+        statistics = observe_percepts(statistics, row, row[:, 0], on)
     return statistics
 
 
@@ -47,6 +47,7 @@ def test_statistics_are_those_of_numpy(seed, share, offset):
     statistics = watched(vectors, active)
     seen = vectors[active].astype(np.float64)
     assert statistics.count == len(seen)
+    np.testing.assert_allclose(statistics.reward_square, (seen[:, 0] ** 2).mean(), rtol=1e-3)
     np.testing.assert_allclose(statistics.mean, seen.mean(0), rtol=1e-4, atol=1e-3)
     # The first observation varies by one unit, for want of anything better.
     expected = seen.var(0) + 1.0 / len(seen)
@@ -56,7 +57,8 @@ def test_statistics_are_those_of_numpy(seed, share, offset):
 def test_a_moment_without_active_streams_changes_nothing():
     random = np.random.default_rng(0)
     before = watched(random.standard_normal((5, 2, SLOTS)).astype(np.float32), np.ones((5, 2), np.bool_))
-    after = observe_sensors(before, np.full((2, SLOTS), 7.0, np.float32), np.zeros(2, np.bool_))
+    vectors = np.full((2, SLOTS), 7.0, np.float32)
+    after = observe_percepts(before, vectors, vectors[:, 0], np.zeros(2, np.bool_))
     for a, b in zip(before, after, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
@@ -159,7 +161,9 @@ def acting(mind):
 
 
 def born(layout, seed=0):
-    return instances.new_instance(CONFIG, layout, instances.new_statistics(SLOTS), 2, jax.random.key(seed))
+    return instances.new_instance(
+        CONFIG, layout, instances.new_statistics(SLOTS), 2, jax.random.key(seed), noise=WORK.noise_memory
+    )
 
 
 def frames_of(layout, random, rewards, active=(True, True), first=False):
@@ -210,7 +214,8 @@ def test_a_stream_that_delivers_nothing_is_left_as_it_was(acting):
         a, b = getattr(before, name), np.asarray(getattr(after, name))
         np.testing.assert_array_equal(a[1], b[1], err_msg=name)
         assert (a[0] != b[0]).any(), name
-    alone = observe_sensors(before.statistics, frames[:, :SLOTS], np.array([True, False]))
+    on = np.array([True, False])
+    alone = observe_percepts(before.statistics, frames[:, :SLOTS], np.zeros(2, np.float32), on)
     np.testing.assert_allclose(after.statistics.mean, alone.mean, rtol=1e-5)
     assert np.isfinite(jax.tree.leaves(after.statistics)[0])
     assert np.isfinite(np.asarray(after.statistics.histogram)).all()
@@ -278,7 +283,7 @@ def test_a_new_lifetime_keeps_what_it_knows_but_gives_way():
     old = instances.new_statistics(SLOTS)._replace(
         count=jnp.float32(50_000.0), mean=jnp.full(SLOTS, 3.0), histogram=jnp.full(256, 100.0)
     )
-    instance = instances.new_instance(CONFIG, layout, old, 3, jax.random.key(0))
+    instance = instances.new_instance(CONFIG, layout, old, 3, jax.random.key(0), noise=WORK.noise_memory)
     np.testing.assert_array_equal(instance.statistics.mean, 3.0)
     assert 0 < instance.statistics.count < old.count
     np.testing.assert_allclose(
@@ -287,4 +292,7 @@ def test_a_new_lifetime_keeps_what_it_knows_but_gives_way():
     assert instance.memory.shape == (3, CONFIG.memory_size)
     assert not np.asarray(instance.memory).any()
     young = old._replace(count=jnp.float32(10.0))
-    assert instances.new_instance(CONFIG, layout, young, 1, jax.random.key(0)).statistics.count == 10.0
+    assert (
+        instances.new_instance(CONFIG, layout, young, 1, jax.random.key(0), noise=WORK.noise_memory).statistics.count
+        == 10.0
+    )

@@ -96,8 +96,10 @@ def lived(config, layout, wipe):
     valid = Hands(ACTIONS).valid((np.arange(40) % 7 == 3, None))
     statistics = instances.new_statistics(config.slots)
     # So much was counted already that the unit of rewards stays where it is.
-    statistics = statistics._replace(histogram=statistics.histogram.at[130].set(1e9))
-    instance = instances.new_instance(config, layout, statistics, 1, jax.random.key(1))
+    statistics = statistics._replace(
+        count=jnp.float32(1e9), reward_square=jnp.float32(2.0), histogram=statistics.histogram.at[130].set(1e9)
+    )
+    instance = instances.new_instance(config, layout, statistics, 1, jax.random.key(1), noise=WORK.noise_memory)
     instance = instance._replace(statistics=statistics)
     act = jax.jit(partial(instances.act, config=config, work=WORK, layout=layout, wipe=wipe))
     frames = np.zeros((LENGTH, layout.percept_size), np.float32)
@@ -135,9 +137,7 @@ def test_what_is_replayed_is_what_was_lived(wipe):
 
     @jax.jit
     def replayed(model, batch):
-        seen = updating._see(
-            model, batch, statistics=statistics, continuous=none, scale=scale, layout=layout, wipe=wipe
-        )
+        seen = updating._see(model, batch, statistics=statistics, continuous=none, layout=layout, wipe=wipe)
         decisions = jax.vmap(layout.decision)(batch.decisions)
 
         def read(features, prefix, decision):

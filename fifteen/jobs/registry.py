@@ -5,12 +5,15 @@ import importlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
 from gymnasium.vector import VectorEnv
 
 from fifteen.errors import JobError
+from fifteen.jobs.families import FAMILIES
+from fifteen.jobs.family import draw_job
 from fifteen.jobs.gymnasium_stream import GymnasiumStream
 from fifteen.jobs.native import Job, NativeStream
 from fifteen.jobs.protocol import Stream
@@ -74,6 +77,17 @@ _registered: dict[str, JobSpec] = {
             1_000,
             "one step, the observation tells the right action",
             "probe",
+        ),
+        *(
+            JobSpec(
+                f"{name}-v0",
+                partial(draw_job, family),
+                family.lifetime,
+                f"a job drawn by seed, template one of: {', '.join(family.templates)}",
+                name.split("/")[0],
+                {"seed": 0},
+            )
+            for name, family in FAMILIES.items()
         ),
     )
 }

@@ -1,0 +1,370 @@
+"""Many lifetimes on many jobs at once, all on the device: what schooling acts in. Pure functions.
+
+Every lifetime is an instance at work exactly as in `fifteen.work`: the same percept, the same choices, the same order
+of ticks (the final observation of an attempt has a tick of its own). Families share one layout of percept and choices.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnasium import spaces
+from jax import Array
+
+from fifteen import instance as instances
+from fifteen.config import MindConfig, SchoolConfig, WorkConfig
+from fifteen.errors import JobError
+from fifteen.frames import Layout, Percept
+from fifteen.hands import Hands
+from fifteen.instance import Instance, felt_reward, new_instance, new_statistics, return_scale, standardise
+from fifteen.jobs.family import Family
+from fifteen.jobs.native import Job
+from fifteen.model import Model
+from fifteen.senses import Senses
+
+
+class Lifetimes(NamedTuple):
+    """N = L F lifetimes, the families in turn: lifetime l F + f is the l-th of family f."""
+
+    jobs: tuple[Job, ...]  # of each family, [L, ...]
+    states: tuple[Any, ...]  # of each family's jobs, [L, ...]
+    instance: Instance  # [N, 1, ...]
+    mixing: Array  # float32[N, D, slots], from the job's sensors to the mind's
+    projected: Array  # bool[N], mixing is a random projection
+    slots: Array  # int32[N, B], the job's action behind each bin
+    unit: Array  # float32[N], of reward
+    choice: Array  # int32[N], the bin chosen last; -1: none
+    elapsed: Array  # int32[N], steps of the attempt
+    ended: Array  # bool[N], the last tick ended an attempt, or there was none
+    after: Array  # bool[N, 2], the attempt before ended by termination, by truncation
+    rollouts: Array  # int32[N], that the lifetime goes on for
+    returned: Array  # float32[N], reward of the attempt so far, in the job's own unit
+    attempt: Array  # int32[N], from 0
+    scores: Array  # float32[N, 3], return of the first, the third and the latest attempt
+    key: Array  # uint32[2]
+
+
+class Rollout(NamedTuple):
+    """What N lifetimes lived through in T ticks."""
+
+    frames: Array  # float32[N, T, percept], sensors standardised as the mind saw them, reward in scaled returns
+    decisions: Array  # float32[N, T, decision]
+    felt: Array  # float32[N, T], reward as the percept showed it
+    teacher: Array  # float32[N, T, B], the teacher's probabilities of the bins
+    memory: Array  # float32[N, memory] before the first tick
+
+
+class Grades(NamedTuple):
+    """Sums over the lifetimes that ended, by family."""
+
+    scores: Array  # float32[F, 3], of the first, third and last attempt
+    lifetimes: Array  # float32[F]
+
+
+@dataclass(frozen=True)
+class _Desk:
+    """How one family's jobs meet the mind: static."""
+
+    family: Family
+    size: int  # D of the observation
+    code: np.ndarray | None  # float32[n, D] of a Discrete observation
+    start: int  # of a Discrete observation
+    continuous: np.ndarray  # bool[D]
+    ordered: int  # bins of a Box action in order, 0 for a Discrete one
+    bins: int
+    low: float
+    high: float
+
+    def sensors(self, observation: Array) -> Array:
+        """float32[D]"""
+        if self.code is not None:
+            return jnp.asarray(self.code)[observation - self.start]
+        return jnp.asarray(observation, jnp.float32).reshape(-1)
+
+    def action(self, choice: Array) -> Array:
+        """The job's action for one of its own bins, int32[]."""
+        if not self.ordered:
+            return choice
+        place = choice.astype(jnp.float32) / (self.ordered - 1)
+        return (self.low + place * (self.high - self.low))[None]
+
+    def taught(self, action: Array) -> Array:
+        """What a teacher said as probabilities of the job's own bins, float32[bins]."""
+        if not self.ordered:
+            return action
+        place = (action[0] - self.low) / (self.high - self.low) * (self.ordered - 1)
+        distance = jnp.abs(jnp.clip(place, 0.0, self.ordered - 1.0) - jnp.arange(self.bins, dtype=jnp.float32))
+        return jnp.clip(1.0 - distance, 0.0, 1.0)
+
+
+def _desk(family: Family, config: MindConfig) -> _Desk:
+    job = jax.eval_shape(family.sample, jnp.zeros((), jnp.int32), jax.random.key(0))
+    seen, done = job.observation_space, job.action_space
+    senses, shape = Senses(seen, config.slots), Hands(done, config.max_bins).shape
+    if shape.factors != 1 or any(shape.digits):
+        raise JobError(
+            f"the family {family.name} has the action space {done}: a school takes families whose action is one "
+            f"Discrete of at most {config.max_bins} values or one Box dimension"
+        )
+    if not isinstance(seen, spaces.Discrete | spaces.Box) or senses.projected or senses.has_image:
+        raise JobError(
+            f"the family {family.name} has the observation space {seen}: a school takes a Discrete or a Box of at most "
+            f"{config.slots} dimensions"
+        )
+    discrete = isinstance(seen, spaces.Discrete)
+    code = np.stack([senses.encode(seen.start + n).vector for n in range(seen.n)]) if discrete else None
+    size = int(np.prod(seen.shape)) if code is None else int(np.flatnonzero(code.any(axis=0))[-1]) + 1
+    box = isinstance(done, spaces.Box)
+    return _Desk(
+        family=family,
+        size=size,
+        code=None if code is None else code[:, :size],
+        start=int(seen.start) if discrete else 0,
+        continuous=senses.continuous[:size],
+        ordered=shape.ordered[0],
+        bins=shape.ordered[0] if box else int(done.n),
+        low=float(done.low[0]) if box else 0.0,
+        high=float(done.high[0]) if box else 0.0,
+    )
+
+
+@final
+class Classroom:
+    """The static side: families, layout, and the pure functions `enrol`, `live` and `renew` over `Lifetimes`."""
+
+    def __init__(
+        self,
+        families: tuple[Family, ...],
+        templates: tuple[tuple[int, ...], ...],  # of each family
+        each: int,  # L, lifetimes of each family
+        *,
+        config: MindConfig,
+        school: SchoolConfig,
+        work: WorkConfig,
+    ):
+        """Raises JobError for a family whose spaces a school cannot take."""
+        self.desks = tuple(_desk(family, config) for family in families)
+        self.families, self.templates, self.each = families, templates, each
+        self.config, self.school, self.work = config, school, work
+        self.dims = max(desk.size for desk in self.desks)  # D
+        self.bins = max(desk.bins for desk in self.desks)  # B
+        # In turn, so that a part of the lifetimes on one of several devices has all families.
+        self.member = jnp.tile(jnp.arange(len(families)), each)  # int32[N]
+        self.layout = Layout(config.slots, 1, self.bins, (0,), (-1,), (0,))
+        self._continuous = jnp.stack(
+            [jnp.pad(jnp.asarray(desk.continuous), (0, config.slots - desk.size)) for desk in self.desks]
+        )
+        self._own = jnp.array([desk.bins for desk in self.desks])
+        self._limit = jnp.array(
+            [jax.eval_shape(f.sample, jnp.zeros((), jnp.int32), jax.random.key(0)).step_limit for f in families]
+        )
+        self._rollouts = jnp.array([-(-family.lifetime // school.rollout) for family in families])
+
+    def codes(self, model: Model, lifetimes: Lifetimes) -> Array:
+        """Codes of every lifetime's bins, float32[N, 1, B, R]."""
+        slots = self.config.slots
+        rows = []
+        for desk in self.desks:
+            code = model.codes(Layout(slots, 1, desk.bins, (0,), (-1,), (desk.ordered,)))
+            rows.append(jnp.pad(code, ((0, 0), (0, self.bins - desk.bins), (0, 0))))
+        own = jnp.stack(rows)[self.member]  # [N, 1, B, R], by the job's own order
+        return jnp.where(lifetimes.projected[:, None, None, None], model.bin_code[None, None, : self.bins], own)
+
+    def enrol(self, key: Array) -> Lifetimes:
+        """N new lifetimes, of ages drawn evenly so that they do not all end at once."""
+        key, draw_key, age_key = jax.random.split(key, 3)
+        jobs, states, fresh = self._draw(draw_key)
+        ages = jax.random.uniform(age_key, self.member.shape)
+        rollouts = 1 + (ages * fresh["rollouts"].astype(jnp.float32)).astype(jnp.int32)
+        fresh["rollouts"] = jnp.minimum(rollouts, fresh["rollouts"])
+        return Lifetimes(jobs, states, key=jax.random.key_data(key), **fresh)
+
+    def renew(self, lifetimes: Lifetimes) -> tuple[Lifetimes, Grades]:
+        """Replace the lifetimes that are over by new ones on new jobs, and grade them."""
+        over = lifetimes.rollouts <= 0
+        key, draw_key = jax.random.split(jax.random.wrap_key_data(lifetimes.key))
+        jobs, states, fresh = self._draw(draw_key)
+        weight = over.astype(jnp.float32)
+        member = jax.nn.one_hot(self.member, len(self.families)) * weight[:, None]
+        grades = Grades(member.T @ lifetimes.scores, jnp.sum(member, axis=0))
+
+        def choose(new: Array, old: Array, over: Array) -> Array:
+            return jnp.where(over.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+        by_family = over.reshape(self.each, len(self.families))
+        replaced = {
+            name: jax.tree.map(partial(choose, over=over), value, getattr(lifetimes, name))
+            for name, value in fresh.items()
+        }
+        return (
+            Lifetimes(
+                jobs=tuple(
+                    jax.tree.map(partial(choose, over=by_family[:, n]), job, lifetimes.jobs[n])
+                    for n, job in enumerate(jobs)
+                ),
+                states=tuple(
+                    jax.tree.map(partial(choose, over=by_family[:, n]), state, lifetimes.states[n])
+                    for n, state in enumerate(states)
+                ),
+                key=jax.random.key_data(key),
+                **replaced,
+            ),
+            grades,
+        )
+
+    def _draw(self, key: Array) -> tuple[tuple[Job, ...], tuple[Any, ...], dict[str, Any]]:
+        """New jobs, states to begin from, and everything else of N new lifetimes."""
+        count, slots = len(self.member), self.config.slots
+        key, instance_key, mixing_key, which_key, order_key, unit_key = jax.random.split(key, 6)
+        jobs, states = [], []
+        for n, (desk, templates) in enumerate(zip(self.desks, self.templates, strict=True)):
+            template_key, job_key, state_key = jax.random.split(jax.random.fold_in(key, n), 3)
+            chosen = jax.random.choice(template_key, jnp.array(templates, jnp.int32), (self.each,))
+            job = jax.vmap(desk.family.sample)(chosen, jax.random.split(job_key, self.each))
+            state, _ = jax.vmap(lambda j, k: j.reset(k))(job, jax.random.split(state_key, self.each))
+            jobs.append(job)
+            states.append(jax.tree.map(_strong, state))
+        projected = jax.random.uniform(which_key, (count,)) < self.school.projected
+        random = jax.random.normal(mixing_key, (count, self.dims, slots)) * self.dims**-0.5
+        mixing = jnp.where(projected[:, None, None], random, jnp.eye(self.dims, slots)[None])
+        order = jnp.argsort(jax.random.uniform(order_key, (count, self.bins)), axis=1).astype(jnp.int32)
+        begin = partial(new_instance, self.config, self.layout, new_statistics(slots), 1, noise=self.work.noise_memory)
+        low, high = np.log(self.school.reward_units[0]), np.log(self.school.reward_units[1])
+        return (
+            tuple(jobs),
+            tuple(states),
+            {
+                "instance": jax.vmap(lambda k: begin(key=k))(jax.random.split(instance_key, count)),
+                "mixing": mixing,
+                "projected": projected,
+                "slots": jnp.where(projected[:, None], order, jnp.arange(self.bins, dtype=jnp.int32)[None]),
+                "unit": jnp.exp(jax.random.uniform(unit_key, (count,), minval=low, maxval=high)),
+                "choice": jnp.full(count, -1, jnp.int32),
+                "elapsed": jnp.zeros(count, jnp.int32),
+                "ended": jnp.ones(count, bool),
+                "after": jnp.zeros((count, 2), bool),
+                "rollouts": self._rollouts[self.member],
+                "returned": jnp.zeros(count),
+                "attempt": jnp.zeros(count, jnp.int32),
+                "scores": jnp.zeros((count, 3)),
+            },
+        )
+
+    def live(self, model: Model, lifetimes: Lifetimes, scales: Array) -> tuple[Lifetimes, Rollout]:
+        """T ticks of every lifetime with the weights as they are. scales: float32[F], see `return_scales`."""
+        codes = self.codes(model, lifetimes)
+        valid = jnp.arange(self.bins)[None] < self._own[self.member][:, None]  # [N, B] by the job's own order
+        single = jnp.take_along_axis(valid, lifetimes.slots, axis=1)[:, None, None]  # [N, 1, 1, B]
+        table = jnp.zeros((len(self.member), 1, 0, self.bins), bool)
+        continuous = self._continuous[self.member] | lifetimes.projected[:, None]
+        act = partial(
+            instances.act, model, config=self.config, work=self.work, layout=self.layout, wipe=False, images=None
+        )
+
+        def decide(instance: Instance, frame: Array, single: Array, table: Array, continuous: Array, codes: Array):
+            return act(
+                instance=instance, frames=frame[None], single=single, table=table, continuous=continuous, codes=codes
+            )
+
+        def tick(lifetimes: Lifetimes, _: None) -> tuple[Lifetimes, tuple[Array, ...]]:
+            key, tick_key = jax.random.split(jax.random.wrap_key_data(lifetimes.key))
+            begin = lifetimes.ended
+            elapsed = jnp.where(begin, 0, lifetimes.elapsed + 1)
+            action = jnp.take_along_axis(lifetimes.slots, jnp.maximum(lifetimes.choice, 0)[:, None], axis=1)[:, 0]
+            states, sensors, reward, terminated, taught = self._advance(lifetimes, begin, action, tick_key)
+            reward = jnp.where(begin, 0.0, reward)
+            terminated = terminated & ~begin
+            truncated = (elapsed >= self._limit[self.member]) & ~terminated
+            vector = jax.vmap(jnp.matmul)(sensors, lifetimes.mixing)  # [N, slots]
+            previous = jnp.where(begin, -1, lifetimes.choice)
+            percept = Percept(
+                vector,
+                None,
+                previous[:, None],
+                reward * lifetimes.unit,
+                begin,
+                terminated,
+                truncated,
+                lifetimes.after[:, 0] & begin,
+                lifetimes.after[:, 1] & begin,
+                elapsed,
+            )
+            frames = jax.vmap(self.layout.frame)(percept)
+            instance, decision = jax.vmap(decide)(lifetimes.instance, frames, single, table, continuous, codes)
+            decided = jax.vmap(self.layout.decision)(decision[:, 0])
+            seen = percept._replace(
+                vector=jax.vmap(standardise)(instance.statistics, vector, continuous),
+                reward=reward / scales[self.member],
+            )
+            ends = terminated | truncated
+            returned = jnp.where(begin, 0.0, lifetimes.returned) + reward
+            which = jnp.stack([lifetimes.attempt == 0, lifetimes.attempt <= 2, ends], axis=1) & ends[:, None]
+            lived = lifetimes._replace(
+                states=states,
+                instance=instance,
+                choice=jnp.where(ends, -1, decided.choice[:, 0]),
+                elapsed=elapsed,
+                ended=ends,
+                after=jnp.where(ends[:, None], jnp.stack([terminated, truncated], axis=1), lifetimes.after),
+                returned=returned,
+                attempt=lifetimes.attempt + ends.astype(jnp.int32),
+                scores=jnp.where(which, returned[:, None], lifetimes.scores),
+                key=jax.random.key_data(key),
+            )
+            taught = jnp.take_along_axis(taught, lifetimes.slots, axis=1)
+            felt = jax.vmap(felt_reward)(instance.statistics, percept.reward)
+            return lived, (jax.vmap(self.layout.frame)(seen), decision[:, 0], felt, taught)
+
+        memory = lifetimes.instance.memory[:, 0]
+        lifetimes, rows = jax.lax.scan(tick, lifetimes, None, self.school.rollout)
+        rollout = Rollout(*(jnp.swapaxes(row, 0, 1) for row in rows), memory=memory)
+        return lifetimes._replace(rollouts=lifetimes.rollouts - 1), rollout
+
+    def return_scales(self, lifetimes: Lifetimes) -> Array:
+        """Rewards per scaled return of each family, in its jobs' own unit, float32[F]: the mean over its lifetimes.
+
+        A lifetime's own scale, which serves on the job, begins anew with every lifetime and would rate its first
+        rewards many times higher than the later ones.
+        """
+        own = jax.vmap(lambda histogram: return_scale(histogram, self.work.reward_quantile))(
+            lifetimes.instance.statistics.histogram
+        )
+        return jnp.mean((own / lifetimes.unit).reshape(self.each, -1), axis=0)
+
+    def _advance(
+        self, lifetimes: Lifetimes, begin: Array, action: Array, key: Array
+    ) -> tuple[tuple[Any, ...], Array, Array, Array, Array]:
+        """Every job's next state, and sensors float32[N, D], reward, terminated and teacher float32[N, B]."""
+        begins, actions = (x.reshape(self.each, len(self.desks)) for x in (begin, action))
+        states, rows = [], []
+        # Families differ in their types, so that no array could hold them all: the loop is over types, not over data.
+        for n, desk in enumerate(self.desks):
+            keys = jax.random.split(jax.random.fold_in(key, n), self.each)
+            move = jax.vmap(partial(_move, desk, self.dims, self.bins))
+            state, *row = move(lifetimes.jobs[n], lifetimes.states[n], begins[:, n], actions[:, n], keys)
+            states.append(state)
+            rows.append(row)
+        sensors, reward, terminated, taught = (
+            jnp.stack(parts, axis=1).reshape(-1, *parts[0].shape[1:]) for parts in zip(*rows, strict=True)
+        )
+        return tuple(states), sensors, reward, terminated, taught
+
+
+def _move(
+    desk: _Desk, dims: int, bins: int, job: Any, state: Any, begin: Array, choice: Array, key: Array
+) -> tuple[Any, Array, Array, Array, Array]:
+    """One tick of one job: begin an attempt, or take a step."""
+    first = job.reset(key)
+    state, observation, reward, terminated = job.step(state, desk.action(jnp.minimum(choice, desk.bins - 1)), key)
+    state, observation = jax.tree.map(lambda new, old: _strong(jnp.where(begin, new, old)), first, (state, observation))
+    sensors = jnp.pad(desk.sensors(observation), (0, dims - desk.size))
+    taught = jnp.pad(desk.taught(desk.family.teach(job, state)), (0, bins - desk.bins))
+    return state, sensors, jnp.asarray(reward, jnp.float32), jnp.asarray(terminated, bool), taught
+
+
+def _strong(leaf: Array) -> Array:
+    """Not of weak type, so that what comes back in needs no second compilation."""
+    return jax.lax.convert_element_type(leaf, leaf.dtype)

@@ -1,0 +1,89 @@
+"""School: that it teaches, that it goes on exactly, and what it refuses."""
+
+import dataclasses
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import fifteen
+from fifteen.config import SchoolConfig
+from fifteen.errors import CheckpointError, JobError, RunError
+
+SMALL = SchoolConfig(lifetimes=16, rollout=16, minibatches=2)
+
+
+def weights(learner):
+    return np.asarray(learner.state.weights)
+
+
+def test_two_n_rounds_are_n_saved_loaded_and_n(tmp_path):
+    whole, parts = fifteen.new("debug"), fifteen.new("debug")
+    steps = 6 * 16 * 16
+    fifteen.school(whole, ["bandit/bernoulli"], steps, config=SMALL)
+    rounds = []
+    stopped = fifteen.school(
+        parts,
+        ["bandit/bernoulli"],
+        steps,
+        config=SMALL,
+        run=tmp_path,
+        callback=lambda progress: rounds.append(progress) or len(rounds) == 3,
+    )
+    assert stopped.steps == steps // 2
+    again = fifteen.new("debug")
+    ended = fifteen.school(again, ["bandit/bernoulli"], steps, config=SMALL, run=tmp_path)
+    assert ended.steps == steps
+    assert (weights(again) == weights(whole)).all()
+    assert (weights(again) != weights(parts)).any()
+    assert ended.metrics["teacher_loss"] > 0
+    assert again.provenance["schooled"][-1]["steps_done"] == steps
+    with pytest.raises(CheckpointError, match="seed differ"):
+        fifteen.school(again, ["bandit/bernoulli"], steps, seed=1, config=SMALL, run=tmp_path)
+
+
+def test_several_families_are_one_school():
+    learner = fifteen.new("debug")
+    before = weights(learner)
+    config = dataclasses.replace(SMALL, lifetimes=32, projected=0.5)
+    progress = fifteen.school(learner, ["bandit/gaussian", "mdp", "recall/t-maze"], 8 * 16 * 30, config=config)
+    assert (weights(learner) != before).any()
+    assert np.isfinite(list(progress.metrics.values())).all()
+    log = fifteen.work(learner, "mdp/tabular-v0", steps=50, learn="context")
+    assert len(log.returns) > 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "match"),
+    [
+        ({"families": ["no/such"]}, JobError, "no family 'no/such'"),
+        ({"families": ["bandit"], "config": SchoolConfig(lifetimes=3)}, RunError, "too few for 4 families"),
+    ],
+)
+def test_what_cannot_be_is_refused(settings, error, match):
+    with pytest.raises(error, match=match):
+        fifteen.school(fifteen.new("debug"), steps=1000, **settings)
+
+
+def test_two_devices_learn_what_one_does():
+    """Up to the order of sums: lifetimes are divided, weights are not."""
+    program = (
+        "import jax, fifteen, numpy as np\n"
+        "from fifteen.config import SchoolConfig\n"
+        "learner = fifteen.new('debug')\n"
+        "p = fifteen.school(learner, ['bandit/bernoulli'], 2 * 16 * 16,"
+        " config=SchoolConfig(lifetimes=16, rollout=16, minibatches=2))\n"
+        "print(jax.device_count(), repr(float(np.asarray(learner.state.weights).sum())), p.metrics['entropy'])\n"
+    )
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu", "PATH": ""}
+    done = subprocess.run([sys.executable, "-c", program], env=flags, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    count, total, entropy = done.stdout.split()
+    assert count == "2"
+    learner = fifteen.new("debug")
+    progress = fifteen.school(learner, ["bandit/bernoulli"], 2 * 16 * 16, config=SMALL)
+    assert jax.device_count() == 1
+    np.testing.assert_allclose(float(total), weights(learner).sum(), rtol=1e-3)
+    np.testing.assert_allclose(float(entropy), progress.metrics["entropy"], rtol=1e-3)
