@@ -4,7 +4,7 @@
     python bench/on_the_job.py --table         # compare with the results of bench/peers.py
 
 Give the process one core (`taskset -c 0 python ...`): the matrices are small, and threads that meet across cores take
-longer than one that works alone; a second core runs `bench/peers.py` beside it, so that wall times are of the same hour.
+longer than one that works alone; a second core runs `bench/peers.py` beside it, so that wall times are of one hour.
 
 One JSON per (job, seed) is written under bench/results/on_the_job. A run that has a file is not run again:
 delete the file to repeat it. One environment stream; unsolved within 200,000 steps counts as such.

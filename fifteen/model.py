@@ -231,7 +231,10 @@ class Model(eqx.Module):
         return jnp.sum(jax.nn.one_hot(choice, codes.shape[1])[:, :, None] * codes, axis=1)
 
     def encode(self, percept: Percept, sensors: Array, reward: Array, codes: Array) -> Array:
-        """sensors float32[slots] standardised, reward float32[], see `instance.felt_reward`, codes float32[M, B, R] -> float32[W]."""
+        """One percept as float32[W].
+
+        sensors float32[slots] standardised; reward float32[], see `instance.felt_reward`; codes float32[M, B, R].
+        """
         context = jnp.stack(
             [
                 jnp.clip(symlog(reward), -3.0, 3.0),

@@ -33,9 +33,8 @@ def classroom(names=NAMES, each=4, **settings):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_sensors_and_actions_are_those_of_work(name):
-    desk = Classroom(find_families([name]), ((0,),), 1, config=SIZES["small"], school=SchoolConfig(), work=WORK).desks[
-        0
-    ]
+    room = Classroom(find_families([name]), ((0,),), 1, config=SIZES["small"], school=SchoolConfig(), work=WORK)
+    desk = room.desks[0]
     job = draw_job(FAMILIES[name], 0)
     senses, hands = Senses(job.observation_space, 64), Hands(job.action_space)
     job.observation_space.seed(0)
@@ -86,16 +85,17 @@ def test_what_is_over_is_renewed_and_graded():
     room = classroom(each=2)
     lifetimes = jax.jit(room.enrol)(jax.random.key(0))
     over = np.array([True, False, True, False, False, True])
+    rollouts = np.where(over, 0, lifetimes.rollouts).astype(np.int32)
     scores = np.arange(18, dtype=np.float32).reshape(6, 3)
     lifetimes = lifetimes._replace(
-        rollouts=jnp.where(over, 0, lifetimes.rollouts), scores=jnp.asarray(scores), attempt=jnp.full(6, 7, jnp.int32)
+        rollouts=jnp.asarray(rollouts), scores=jnp.asarray(scores), attempt=jnp.full(6, 7, jnp.int32)
     )
     renewed, grades = jax.jit(room.renew)(lifetimes)
     assert (np.asarray(renewed.attempt) == np.where(over, 0, 7)).all()
     member = np.asarray(room.member)
     for family in range(3):
         chosen = over & (member == family)
-        assert grades.lifetimes[family] == chosen.sum()
+        assert int(grades.lifetimes[family]) == chosen.sum()
         np.testing.assert_allclose(grades.scores[family], scores[chosen].sum(axis=0))
     means = [np.asarray(room_jobs) for room_jobs in jax.tree.leaves(renewed.jobs[0])]
     old = [np.asarray(leaf) for leaf in jax.tree.leaves(lifetimes.jobs[0])]
