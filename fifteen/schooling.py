@@ -220,16 +220,15 @@ def _unit_variance(advantage: Array, counts: Array, room: Classroom) -> Array:
     return ((grouped - mean) * jax.lax.rsqrt(jnp.maximum(variance, _LEAST_DEVIATION**2))).reshape(advantage.shape)
 
 
-def teach_round(state: SchoolState, *, room: Classroom, updates: int) -> tuple[SchoolState, Grades, dict[str, Array]]:
-    """One round: renew lifetimes that are over, live T ticks, learn from them. Pure, compiled once."""
-    lifetimes, grades = room.renew(state.lifetimes)
+def teach_round(state: SchoolState, *, room: Classroom, updates: int) -> tuple[SchoolState, dict[str, Array]]:
+    """One round: all lifetimes live T ticks, the weights learn from them. Pure, compiled once."""
     model = unravel(state.weights, room.config)
-    lived, rollout = room.live(model, lifetimes, state.scales)
+    lived, rollout = room.live(model, state.lifetimes, state.scales)
     rate = jnp.maximum(_SCALE_RATE, 1.0 / (state.rounds.astype(jnp.float32) + 1.0))
     scales = state.scales + rate * (room.return_scales(lived) - state.scales)
-    weights, moments, metrics = _study(state, rollout, lifetimes, room, updates)
+    weights, moments, metrics = _study(state, rollout, state.lifetimes, room, updates)
     key = jax.random.key_data(jax.random.split(jax.random.wrap_key_data(state.key))[0])
-    return SchoolState(weights, moments, lived, scales, state.rounds + 1, key), grades, metrics
+    return SchoolState(weights, moments, lived, scales, state.rounds + 1, key), metrics
 
 
 def school(
@@ -257,7 +256,7 @@ def school(
     folder = None if run is None else Path(run)
     began = time.monotonic()
     advance = jax.jit(partial(teach_round, room=room, updates=updates), donate_argnums=0)
-    state = jax.jit(partial(_begin, room=room, updates=updates))(learner.state.weights, jax.random.key(seed))
+    state = _begin(learner.state.weights, jax.random.key(seed), room, updates)
     grades = Grades(jnp.zeros((len(room.families), 3)), jnp.zeros(len(room.families)))
     if folder is not None and (folder / "school").is_dir():
         state, grades = _resumed(state, grades, folder / "school", settings)
@@ -269,7 +268,8 @@ def school(
     with interruptible() as interrupted:
         stop = False
         while done < rounds and not stop:
-            state, added, metrics = advance(state)
+            lifetimes, added = room.renew(state.lifetimes)
+            state, metrics = advance(state._replace(lifetimes=lifetimes))
             done += 1
             grades = jax.tree.map(lambda old, new: _GRADE_MEMORY * old + new, grades, added)
             rate = (done - first) * per_round / (time.monotonic() - began)
@@ -321,10 +321,10 @@ def _open(
     return room, rounds * school.epochs * school.minibatches, rounds
 
 
-def _begin(weights: Array, key: Array, *, room: Classroom, updates: int) -> SchoolState:
+def _begin(weights: Array, key: Array, room: Classroom, updates: int) -> SchoolState:
     enrol_key, key = jax.random.split(key)
     return SchoolState(
-        weights=weights,
+        weights=jnp.copy(weights),
         optimiser=optimiser(room.school, updates).init(weights),
         lifetimes=room.enrol(enrol_key),
         scales=jnp.ones(len(room.families)),

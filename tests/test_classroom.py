@@ -11,6 +11,7 @@ import pytest
 from fifteen.config import SIZES, SchoolConfig, WorkConfig
 from fifteen.errors import JobError
 from fifteen.hands import Hands
+from fifteen.jobs.bandits import Bernoulli
 from fifteen.jobs.classroom import Classroom
 from fifteen.jobs.families import FAMILIES, find_families
 from fifteen.jobs.family import draw_job, read_split
@@ -52,7 +53,7 @@ def test_sensors_and_actions_are_those_of_work(name):
 def test_lifetimes_live_as_ticks_come():
     room = classroom(projected=0.0, reward_units=(1.0, 1.0))
     model = unravel(new_learner_state(CONFIG, WORK, 0).weights, CONFIG)
-    lifetimes = jax.jit(room.enrol)(jax.random.key(0))
+    lifetimes = room.enrol(jax.random.key(0))
     lived, rollout = jax.jit(room.live)(model, lifetimes, jnp.ones(3))
     percepts = jax.vmap(jax.vmap(lambda frame: room.layout.percept(frame, None)))(rollout.frames)
     percepts = jax.tree.map(np.asarray, percepts)
@@ -83,14 +84,14 @@ def after(ends, lifetimes):
 
 def test_what_is_over_is_renewed_and_graded():
     room = classroom(each=2)
-    lifetimes = jax.jit(room.enrol)(jax.random.key(0))
+    lifetimes = room.enrol(jax.random.key(0))
     over = np.array([True, False, True, False, False, True])
     rollouts = np.where(over, 0, lifetimes.rollouts).astype(np.int32)
     scores = np.arange(18, dtype=np.float32).reshape(6, 3)
     lifetimes = lifetimes._replace(
         rollouts=jnp.asarray(rollouts), scores=jnp.asarray(scores), attempt=jnp.full(6, 7, jnp.int32)
     )
-    renewed, grades = jax.jit(room.renew)(lifetimes)
+    renewed, grades = room.renew(lifetimes)
     assert (np.asarray(renewed.attempt) == np.where(over, 0, 7)).all()
     member = np.asarray(room.member)
     for family in range(3):
@@ -105,11 +106,13 @@ def test_what_is_over_is_renewed_and_graded():
 
 def test_mixed_sensors_and_permuted_actions_are_the_same_job():
     room = classroom(("bandit/bernoulli",), each=64, projected=1.0)
-    lifetimes = jax.jit(room.enrol)(jax.random.key(1))
+    lifetimes = room.enrol(jax.random.key(1))
     assert (np.sort(np.asarray(lifetimes.slots), axis=1) == np.arange(5)).all()
     model = Model(CONFIG, np.random.default_rng(0))
     _, rollout = jax.jit(partial(room.live, jax.tree.map(jnp.asarray, model)))(lifetimes, jnp.ones(1))
-    best = np.asarray(lifetimes.jobs[0].chances).argmax(axis=1)
+    (jobs,) = lifetimes.jobs
+    assert isinstance(jobs, Bernoulli)
+    best = np.asarray(jobs.chances).argmax(axis=1)
     taught = np.asarray(rollout.teacher).argmax(axis=2)
     slots = np.asarray(lifetimes.slots)
     assert (np.take_along_axis(slots, taught, axis=1) == best[:, None]).all()

@@ -23,7 +23,7 @@ from fifteen.instance import Instance, felt_reward, new_instance, new_statistics
 from fifteen.jobs.family import Family
 from fifteen.jobs.native import Job
 from fifteen.model import Model
-from fifteen.senses import Senses
+from fifteen.senses import Senses, size_of
 
 
 class Lifetimes(NamedTuple):
@@ -116,7 +116,7 @@ def _desk(family: Family, config: MindConfig) -> _Desk:
         )
     discrete = isinstance(seen, spaces.Discrete)
     code = np.stack([senses.encode(seen.start + n).vector for n in range(seen.n)]) if discrete else None
-    size = int(np.prod(seen.shape)) if code is None else int(np.flatnonzero(code.any(axis=0))[-1]) + 1
+    size = size_of(seen) if code is None else int(np.flatnonzero(code.any(axis=0))[-1]) + 1
     box = isinstance(done, spaces.Box)
     return _Desk(
         family=family,
@@ -133,7 +133,7 @@ def _desk(family: Family, config: MindConfig) -> _Desk:
 
 @final
 class Classroom:
-    """The static side: families, layout, and the pure functions `enrol`, `live` and `renew` over `Lifetimes`."""
+    """The static side: families, layout, and the functions over `Lifetimes`: `enrol`, `renew`, and the pure `live`."""
 
     def __init__(
         self,
@@ -162,6 +162,9 @@ class Classroom:
             [jax.eval_shape(f.sample, jnp.zeros((), jnp.int32), jax.random.key(0)).step_limit for f in families]
         )
         self._rollouts = jnp.array([-(-family.lifetime // school.rollout) for family in families])
+        pairs = zip(self.desks, templates, strict=True)
+        self._draws = [jax.jit(partial(self._draw, desk, chosen)) for desk, chosen in pairs]
+        self._begin, self._refresh = jax.jit(self._new), jax.jit(self._renewed)
 
     def codes(self, model: Model, lifetimes: Lifetimes) -> Array:
         """Codes of every lifetime's bins, float32[N, 1, B, R]."""
@@ -175,83 +178,71 @@ class Classroom:
 
     def enrol(self, key: Array) -> Lifetimes:
         """N new lifetimes, of ages drawn evenly so that they do not all end at once."""
-        key, draw_key, age_key = jax.random.split(key, 3)
-        jobs, states, fresh = self._draw(draw_key)
+        key, fresh_key, draw_key, age_key = jax.random.split(key, 4)
+        fresh = self._begin(fresh_key)
         ages = jax.random.uniform(age_key, self.member.shape)
         rollouts = 1 + (ages * fresh["rollouts"].astype(jnp.float32)).astype(jnp.int32)
         fresh["rollouts"] = jnp.minimum(rollouts, fresh["rollouts"])
+        drawn = [draw(jax.random.fold_in(draw_key, n)) for n, draw in enumerate(self._draws)]
+        jobs, states = zip(*drawn, strict=True)
         return Lifetimes(jobs, states, key=jax.random.key_data(key), **fresh)
 
     def renew(self, lifetimes: Lifetimes) -> tuple[Lifetimes, Grades]:
-        """Replace the lifetimes that are over by new ones on new jobs, and grade them."""
+        """Replace the lifetimes that are over by new ones on new jobs, and grade them.
+
+        Called between rounds, and not compiled as one: jobs are drawn only in families where a lifetime is over, and
+        what draws them is compiled once for every school that has the family.
+        """
         over = lifetimes.rollouts <= 0
-        key, draw_key = jax.random.split(jax.random.wrap_key_data(lifetimes.key))
-        jobs, states, fresh = self._draw(draw_key)
-        weight = over.astype(jnp.float32)
-        member = jax.nn.one_hot(self.member, len(self.families)) * weight[:, None]
+        key, fresh_key, draw_key = jax.random.split(jax.random.wrap_key_data(lifetimes.key), 3)
+        grades, lifetimes = self._refresh(lifetimes, over, fresh_key)
+        jobs, states = list(lifetimes.jobs), list(lifetimes.states)
+        by_family = np.asarray(over).reshape(self.each, len(self.families))
+        for n in np.flatnonzero(by_family.any(axis=0)):
+            drawn = self._draws[n](jax.random.fold_in(draw_key, n))
+            jobs[n], states[n] = _chosen(drawn, (jobs[n], states[n]), by_family[:, n])
+        return lifetimes._replace(jobs=tuple(jobs), states=tuple(states), key=jax.random.key_data(key)), grades
+
+    def _draw(self, desk: _Desk, templates: tuple[int, ...], key: Array) -> tuple[Job, Any]:
+        """L new jobs of one family, [L, ...], and states to begin from."""
+        template_key, job_key, state_key = jax.random.split(key, 3)
+        chosen = jax.random.choice(template_key, jnp.array(templates, jnp.int32), (self.each,))
+        jobs = jax.vmap(desk.family.sample)(chosen, jax.random.split(job_key, self.each))
+        states, _ = jax.vmap(lambda job, key: job.reset(key))(jobs, jax.random.split(state_key, self.each))
+        return jobs, jax.tree.map(_strong, states)
+
+    def _renewed(self, lifetimes: Lifetimes, over: Array, key: Array) -> tuple[Grades, Lifetimes]:
+        """Everything but the jobs of the lifetimes that are over, bool[N], as at a beginning."""
+        member = jax.nn.one_hot(self.member, len(self.families)) * over.astype(jnp.float32)[:, None]
         grades = Grades(member.T @ lifetimes.scores, jnp.sum(member, axis=0))
+        fresh = self._new(key)
+        kept = {name: getattr(lifetimes, name) for name in fresh}
+        return grades, lifetimes._replace(**_chosen(fresh, kept, over))
 
-        def choose(new: Array, old: Array, over: Array) -> Array:
-            return jnp.where(over.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
-
-        by_family = over.reshape(self.each, len(self.families))
-        replaced = {
-            name: jax.tree.map(partial(choose, over=over), value, getattr(lifetimes, name))
-            for name, value in fresh.items()
-        }
-        return (
-            Lifetimes(
-                jobs=tuple(
-                    jax.tree.map(partial(choose, over=by_family[:, n]), job, lifetimes.jobs[n])
-                    for n, job in enumerate(jobs)
-                ),
-                states=tuple(
-                    jax.tree.map(partial(choose, over=by_family[:, n]), state, lifetimes.states[n])
-                    for n, state in enumerate(states)
-                ),
-                key=jax.random.key_data(key),
-                **replaced,
-            ),
-            grades,
-        )
-
-    def _draw(self, key: Array) -> tuple[tuple[Job, ...], tuple[Any, ...], dict[str, Any]]:
-        """New jobs, states to begin from, and everything else of N new lifetimes."""
+    def _new(self, key: Array) -> dict[str, Any]:
+        """Everything of N new lifetimes but their jobs."""
         count, slots = len(self.member), self.config.slots
-        key, instance_key, mixing_key, which_key, order_key, unit_key = jax.random.split(key, 6)
-        jobs, states = [], []
-        for n, (desk, templates) in enumerate(zip(self.desks, self.templates, strict=True)):
-            template_key, job_key, state_key = jax.random.split(jax.random.fold_in(key, n), 3)
-            chosen = jax.random.choice(template_key, jnp.array(templates, jnp.int32), (self.each,))
-            job = jax.vmap(desk.family.sample)(chosen, jax.random.split(job_key, self.each))
-            state, _ = jax.vmap(lambda j, k: j.reset(k))(job, jax.random.split(state_key, self.each))
-            jobs.append(job)
-            states.append(jax.tree.map(_strong, state))
+        instance_key, mixing_key, which_key, order_key, unit_key = jax.random.split(key, 5)
         projected = jax.random.uniform(which_key, (count,)) < self.school.projected
         random = jax.random.normal(mixing_key, (count, self.dims, slots)) * self.dims**-0.5
-        mixing = jnp.where(projected[:, None, None], random, jnp.eye(self.dims, slots)[None])
         order = jnp.argsort(jax.random.uniform(order_key, (count, self.bins)), axis=1).astype(jnp.int32)
         begin = partial(new_instance, self.config, self.layout, new_statistics(slots), 1, noise=self.work.noise_memory)
         low, high = np.log(self.school.reward_units[0]), np.log(self.school.reward_units[1])
-        return (
-            tuple(jobs),
-            tuple(states),
-            {
-                "instance": jax.vmap(lambda k: begin(key=k))(jax.random.split(instance_key, count)),
-                "mixing": mixing,
-                "projected": projected,
-                "slots": jnp.where(projected[:, None], order, jnp.arange(self.bins, dtype=jnp.int32)[None]),
-                "unit": jnp.exp(jax.random.uniform(unit_key, (count,), minval=low, maxval=high)),
-                "choice": jnp.full(count, -1, jnp.int32),
-                "elapsed": jnp.zeros(count, jnp.int32),
-                "ended": jnp.ones(count, bool),
-                "after": jnp.zeros((count, 2), bool),
-                "rollouts": self._rollouts[self.member],
-                "returned": jnp.zeros(count),
-                "attempt": jnp.zeros(count, jnp.int32),
-                "scores": jnp.zeros((count, 3)),
-            },
-        )
+        return {
+            "instance": jax.vmap(lambda k: begin(key=k))(jax.random.split(instance_key, count)),
+            "mixing": jnp.where(projected[:, None, None], random, jnp.eye(self.dims, slots)[None]),
+            "projected": projected,
+            "slots": jnp.where(projected[:, None], order, jnp.arange(self.bins, dtype=jnp.int32)[None]),
+            "unit": jnp.exp(jax.random.uniform(unit_key, (count,), minval=low, maxval=high)),
+            "choice": jnp.full(count, -1, jnp.int32),
+            "elapsed": jnp.zeros(count, jnp.int32),
+            "ended": jnp.ones(count, bool),
+            "after": jnp.zeros((count, 2), bool),
+            "rollouts": self._rollouts[self.member],
+            "returned": jnp.zeros(count),
+            "attempt": jnp.zeros(count, jnp.int32),
+            "scores": jnp.zeros((count, 3)),
+        }
 
     def live(self, model: Model, lifetimes: Lifetimes, scales: Array) -> tuple[Lifetimes, Rollout]:
         """T ticks of every lifetime with the weights as they are. scales: float32[F], see `return_scales`."""
@@ -363,6 +354,12 @@ def _move(
     sensors = jnp.pad(desk.sensors(observation), (0, dims - desk.size))
     taught = jnp.pad(desk.taught(desk.family.teach(job, state)), (0, bins - desk.bins))
     return state, sensors, jnp.asarray(reward, jnp.float32), jnp.asarray(terminated, bool), taught
+
+
+@jax.jit
+def _chosen(new: Any, old: Any, over: Array) -> Any:
+    """`new` where over, bool[n], else `old`: trees of [n, ...]."""
+    return jax.tree.map(lambda a, b: jnp.where(over.reshape(-1, *(1,) * (a.ndim - 1)), a, b), new, old)
 
 
 def _strong(leaf: Array) -> Array:
