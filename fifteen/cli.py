@@ -172,7 +172,11 @@ def _school(command: School, console: Console) -> int:
     if command.learner is not None and command.size is not None:
         raise RunError(f"the learner in {command.learner} has its size already: drop --size")
     folder = command.run or _default_folder("school")
-    learner = fifteen.load(command.learner) if command.learner else fifteen.new(command.size or "small", command.seed)
+    learner = (
+        fifteen.load(command.learner)
+        if command.learner
+        else fifteen.new(size=command.size or "small", seed=command.seed)
+    )
     console.print("the first minute goes into compiling", style="dim")
     with SchoolView(console) as view:
         progress = fifteen.school(

@@ -140,3 +140,13 @@ def test_a_family_job_opens_by_id():
 def test_an_unknown_family_is_refused():
     with pytest.raises(JobError, match="no family 'bandits'"):
         find_families(["bandits"])
+
+
+def test_a_frame_made_on_the_device_is_the_one_made_on_the_host():
+    layout = classroom(each=1).layout
+    random = np.random.default_rng(0)
+    written = np.zeros(layout.percept_size, np.float32)
+    vector = random.standard_normal(layout.slots).astype(np.float32)
+    layout.write_percept(written, vector, 0.5, True, False, True, (False, True), 7, True, np.array([3.0]))
+    percept = layout.percept(jnp.asarray(written), None)
+    assert (np.asarray(layout.frame(percept)) == written).all()

@@ -12,7 +12,7 @@ from rich.console import Console
 import fifteen
 from fifteen import cli, demo
 from fifteen.errors import JobError
-from fifteen.log import WorkLog
+from fifteen.log import SchoolProgress, WorkLog
 
 
 class Fakes:
@@ -240,6 +240,25 @@ def test_a_few_attempts_have_one_mean(fakes, capsys):
         fakes.finish(run, "A-v0")
         cli._say_end(log, run, run, console)
         assert capsys.readouterr().out.splitlines()[:-2] == ([said] if said else [])
+
+
+@pytest.mark.parametrize(("steps", "status"), [(1000, 0), (600, 130)])
+def test_school_saves_and_says_how_to_go_on(monkeypatch, tmp_path, capsys, steps, status):
+    def school(learner, families, *, callback, run, **settings):
+        assert (families, run) == (("bandit", "mdp"), tmp_path / "s")
+        assert settings["steps"] == 1000 and settings["config"].lifetimes == 64
+        progress = SchoolProgress(steps, 1000, 2.0, 500.0, {"bandit/bernoulli": (0.1, 0.2, 0.35)}, {"entropy": 1.0})
+        callback(progress)
+        return progress
+
+    monkeypatch.setattr(fifteen, "school", school)
+    command = ["school", "bandit", "mdp", "--steps", "1e3", "--lifetimes", "64", "--size", "debug"]
+    assert cli.main([*command, "--run", str(tmp_path / "s")]) == status
+    said = capsys.readouterr().out
+    assert ("To go on" in said) == (status == 130)
+    assert fifteen.load(tmp_path / "s").config.width == 32
+    if status == 0:
+        assert "bandit/bernoulli 0.35" in said
 
 
 def test_jobs_lists_what_is_registered(fakes, capsys):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from fifteen.losses import (
     categorical_loss,
     choose,
+    clipped_policy_loss,
     factored_advantage,
     improved_policy,
     masked_log_softmax,
@@ -124,6 +125,22 @@ def test_the_value_loss_is_the_cross_entropy_of_the_mixture(seed, spread):
     expected = -(target * np.log(mixture)).sum()
     np.testing.assert_allclose(value_loss(logits, target), expected, rtol=1e-3)
     assert np.isfinite(jax.grad(value_loss)(logits, target)).all()
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "slope"),
+    [
+        (1.0, 2.0, -2.0, -2.0),
+        (1.1, 2.0, -2.2, -2.2),
+        (1.5, 2.0, -2.4, 0.0),
+        (0.5, -2.0, 1.6, 0.0),
+        (1.5, -2.0, 3.0, 3.0),
+    ],
+)
+def test_the_clipped_policy_loss_by_hand(ratio, advantage, loss, slope):
+    """Nothing pulls the ratio further where it is beyond the clip on the side of the advantage; back it may."""
+    value, gradient = jax.value_and_grad(clipped_policy_loss)(jnp.log(ratio), jnp.float32(advantage), 0.2)
+    np.testing.assert_allclose([value, gradient], [loss, slope], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("factors", [1, 2])
