@@ -189,7 +189,7 @@ def _school(command: School, console: Console) -> int:
             callback=view.write,
         )
     learner.save(folder / "learner")
-    console.print(f"learner: {folder}", soft_wrap=True, highlight=False)
+    console.print(f"learner: {folder}\nreport:  {folder / 'report.html'}", soft_wrap=True, highlight=False)
     if progress.steps >= progress.steps_total:
         return 0
     console.print("interrupted, and saved. To go on: the same command with", f"--run {folder}", soft_wrap=True)

@@ -97,7 +97,7 @@ def write_report(run_folder: Path) -> Path:
         f'<div class="boxes">{_events(record)}{_settings(config, record)}</div>'
         "<footer>Made from config.json and metrics.jsonl in the folder of this page.</footer>"
     )
-    return _write(run_folder / "report.html", f"{record.job} · Fifteen", body)
+    return write_page(run_folder / "report.html", f"{record.job} · Fifteen", body)
 
 
 def write_index(folder: Path, title: str, columns: Sequence[str], rows: Mapping[Path, Sequence[str]]) -> Path:
@@ -121,7 +121,7 @@ def write_index(folder: Path, title: str, columns: Sequence[str], rows: Mapping[
         f'<section class="box scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></section>"
     )
-    return _write(folder / "index.html", f"{title} · Fifteen", body)
+    return write_page(folder / "index.html", f"{title} · Fifteen", body)
 
 
 def _figures(record: Record) -> str:
@@ -276,7 +276,7 @@ def _mean(values: np.ndarray) -> float | None:
     return float(known.mean()) if len(known) else None
 
 
-def _write(path: Path, title: str, body: str) -> Path:
+def write_page(path: Path, title: str, body: str) -> Path:
     css = resources.files("fifteen").joinpath("report.css").read_text(encoding="utf-8")
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'

@@ -42,6 +42,7 @@ from fifteen.losses import (
 )
 from fifteen.model import Model, expected_value, unravel
 from fifteen.returns import later_returns, retrace, support, symlog, two_hot
+from fifteen.school_report import HISTORY, append_history, write_school_report
 from fifteen.updating import optimiser as working_optimiser
 
 _SAVE_S = 30.0
@@ -278,6 +279,7 @@ def school(
             stop = interrupted.is_set() or (callback is not None and bool(callback(progress)))
             if folder is not None and (time.monotonic() - saved > _SAVE_S or done == rounds or stop):
                 _save(folder / "school", state, grades, settings)
+                append_history(folder, progress)
                 saved = time.monotonic()
     learner.state = learner.state._replace(
         weights=state.weights,
@@ -286,6 +288,8 @@ def school(
         optimiser=working_optimiser(learner.work_config).init(state.weights),
     )
     learner.provenance.setdefault("schooled", []).append({**settings, "steps_done": done * per_round})
+    if folder is not None and (folder / HISTORY).is_file():
+        write_school_report(folder, settings)
     return progress
 
 

@@ -11,6 +11,7 @@ import pytest
 import fifteen
 from fifteen.config import SchoolConfig
 from fifteen.errors import CheckpointError, JobError, RunError
+from fifteen.school_report import read_history
 
 SMALL = SchoolConfig(lifetimes=16, rollout=16, minibatches=2)
 
@@ -39,6 +40,9 @@ def test_two_n_rounds_are_n_saved_loaded_and_n(tmp_path):
     assert (weights(again) == weights(whole)).all()
     assert (weights(again) != weights(parts)).any()
     assert ended.metrics["teacher_loss"] > 0
+    page = (tmp_path / "report.html").read_text()
+    assert "bandit/bernoulli" in page and "http" not in page.replace("http-equiv", "")
+    assert [line["steps"] for line in read_history(tmp_path)] == [steps // 2, steps]
     assert again.provenance["schooled"][-1]["steps_done"] == steps
     with pytest.raises(CheckpointError, match="seed differ"):
         fifteen.school(again, ["bandit/bernoulli"], steps, seed=1, config=SMALL, run=tmp_path)
