@@ -143,7 +143,7 @@ def _figures(record: Record) -> str:
     if record.time_s > 0:
         figures.append(("environment steps per second", f"{record.step / record.time_s:,.0f}"))
     figures = [(name, value.replace("-", "−")) for name, value in figures]
-    return f'<dl class="figures">{_pairs(figures)}</dl>' if figures else ""
+    return f'<dl class="figures">{definitions(figures)}</dl>' if figures else ""
 
 
 def _charts(record: Record) -> str:
@@ -202,7 +202,7 @@ def _events(record: Record) -> str:
     groups = []
     if faults:
         pairs = [(name, f"{count:,}") for name, count in sorted(faults.items())]
-        groups.append(f'<div class="group"><h3>Faults, counted</h3><dl>{_pairs(pairs)}</dl></div>')
+        groups.append(f'<div class="group"><h3>Faults, counted</h3><dl>{definitions(pairs)}</dl></div>')
     if notes:
         items = "".join(f"<li>{escape(note)}</li>" for note in notes)
         groups.append(f'<div class="group"><h3>Notes</h3><ul class="plain">{items}</ul></div>')
@@ -222,7 +222,7 @@ def _settings(config: Mapping[str, Any], record: Record) -> str:
         learning = {key: record.last.get(key) for key in ("updates", "reward_scale")}
         groups["at the end"] = flat(learning) + flat(record.last.get("losses", {}))
     inner = "".join(
-        f'<div class="group"><h3>{escape(_words(name))}</h3><dl>{_pairs(pairs)}</dl></div>'
+        f'<div class="group"><h3>{escape(_words(name))}</h3><dl>{definitions(pairs)}</dl></div>'
         for name, pairs in groups.items()
         if pairs
     )
@@ -267,7 +267,7 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
+def definitions(pairs: Sequence[tuple[str, str]]) -> str:
     return "".join(f"<div><dt>{escape(_words(name))}</dt><dd>{escape(value)}</dd></div>" for name, value in pairs)
 
 

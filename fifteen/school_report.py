@@ -10,10 +10,15 @@ import numpy as np
 from fifteen.charts import Series, chart, sparkline
 from fifteen.errors import RunError
 from fifteen.log import SchoolProgress
-from fifteen.report import flat, write_page
+from fifteen.report import definitions, flat, write_page
 
 HISTORY = "school.jsonl"
 _ATTEMPTS = ("first", "third", "last")
+_METRICS = (
+    ("teacher_loss", "Distance to the teacher", "Cross-entropy to the teacher's action, also where it has no weight."),
+    ("entropy", "Indifference", "Entropy of the policy: how much it leaves to chance."),
+    ("value_loss", "Expectations", "Cross-entropy of the expected return to what was obtained."),
+)
 
 
 def append_history(folder: Path, progress: SchoolProgress) -> None:
@@ -51,8 +56,6 @@ def write_school_report(folder: Path, settings: dict[str, Any]) -> Path:
         Series(steps, means[:, n], "line", style, f"{attempt} attempt")
         for n, (attempt, style) in enumerate(zip(_ATTEMPTS, ("quiet", "guide", "main"), strict=True))
     ]
-    losses = [Series(steps, np.array([line["teacher_loss"] for line in history]), "line", "main", "cross-entropy")]
-    settled = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in flat(settings))
     body = (
         '<header><p class="eyebrow">Fifteen · a learner at school</p>'
         f'<h1>{len(names)} families</h1><p class="lead">{int(steps[-1]):,} steps of all lifetimes. '
@@ -67,17 +70,20 @@ def write_school_report(folder: Path, settings: dict[str, Any]) -> Path:
             x_label="steps of all lifetimes",
             y_label="score (0 chance, 1 reference)",
         )
-        + chart(
-            "Distance to the teacher",
-            "Cross-entropy of the policy to the teacher's action, also after its weight has fallen to zero.",
-            losses,
-            x_label="steps of all lifetimes",
-            y_label="nats",
+        + "".join(
+            chart(
+                title,
+                text,
+                [Series(steps, np.array([line[metric] for line in history]), "line", "main", metric)],
+                x_label="steps of all lifetimes",
+                y_label="nats",
+            )
+            for metric, title, text in _METRICS
         )
-        + f'</div><section class="box scroll"><h2>Families</h2><table><thead><tr>{head}</tr></thead>'
+        + f'</div><div class="boxes"><section class="box scroll"><h2>Families</h2><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></section>"
-        f'<section class="box"><h2>Settings</h2><div class="groups"><div class="group"><dl>{settled}</dl></div></div>'
-        f"</section><footer>Made from {HISTORY} in the folder of this page.</footer>"
+        f'<section class="box"><h2>Settings</h2><div class="groups"><div class="group"><dl>{definitions(flat(settings))}</dl></div></div>'
+        f"</section></div><footer>Made from {HISTORY} in the folder of this page.</footer>"
     )
     return write_page(folder / "report.html", "School · Fifteen", body)
 
