@@ -82,7 +82,8 @@ def write_school_report(folder: Path, settings: dict[str, Any]) -> Path:
         )
         + f'</div><div class="boxes"><section class="box scroll"><h2>Families</h2><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></section>"
-        f'<section class="box"><h2>Settings</h2><div class="groups"><div class="group"><dl>{definitions(flat(settings))}</dl></div></div>'
+        '<section class="box"><h2>Settings</h2><div class="groups"><div class="group">'
+        f"<dl>{definitions(flat(settings))}</dl></div></div>"
         f"</section></div><footer>Made from {HISTORY} in the folder of this page.</footer>"
     )
     return write_page(folder / "report.html", "School · Fifteen", body)
