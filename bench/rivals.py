@@ -160,55 +160,61 @@ def random_plan(visits: np.ndarray, sums: np.ndarray, rng: Rng, *, horizon: int 
 
 
 def opsrl(
-    visits: np.ndarray, sums: np.ndarray, rng: Rng, *, samples: int = OPSRL_SAMPLES, horizon: int = 10
+    visits: np.ndarray,
+    sums: np.ndarray,
+    rng: Rng,
+    *,
+    samples: int = OPSRL_SAMPLES,
+    spread: float = 1.0,
+    horizon: int = 10,
 ) -> np.ndarray:
-    """Optimistic posterior sampling: the best of K sampled MDPs, anew in every state, action and step.
+    """Optimistic posterior sampling: argmax_a max_k Q_k,h(s, a), the upper envelope of K sampled and planned MDPs.
 
-    Every episode K MDPs are drawn from the posterior, P_k(.|s, a) from a Dirichlet distribution with the prior
-    Dirichlet(1, ..., 1) and the mean rewards R_k(s, a) from a normal one with the prior N(1, 1) and observations of
-    unit variance. The plan maximises, by backward induction,
+    Every episode K MDPs are drawn from the posterior: P_k(.|s, a) from a Dirichlet distribution with the prior
+    Dirichlet(1, ..., 1), the mean rewards R_k(s, a) from a normal one with the prior N(1, 1) and observations of unit
+    variance. Each is planned on its own by backward induction,
 
-        Q_h(s, a) = max_k [R_k(s, a) + sum_s' P_k(s'|s, a) max_a' Q_{h+1}(s', a')].
+        Q_k,h(s, a) = R_k(s, a) + sum_s' P_k(s'|s, a) max_a' Q_k,h+1(s', a'),
 
-    The elementwise, stagewise maximum is that of Tiapkin et al. (2022, Optimistic posterior sampling for reinforcement
-    learning with few samples and tight guarantees), after Osband and Van Roy (2017, Why is posterior sampling better
-    than optimism for reinforcement learning?).
+    and the elementwise maximum is taken of the K plans' action values (Osband and Van Roy, 2017, Why is posterior
+    sampling better than optimism for reinforcement learning?), not of the K models within one plan as Tiapkin et al.
+    (2022) have it. spread: posterior deviations are multiplied by it, Dirichlet parameters divided by its square; 1 is
+    the posterior.
     """
     count, states, actions = sums.shape
-    drawn = rng.standard_gamma(
-        np.broadcast_to(1.0 + visits[:, None], (count, samples, *visits.shape[1:])), dtype=np.float32
-    )
-    drawn /= drawn.sum(axis=-1, keepdims=True)
+    weights = ((1.0 + visits) / np.float32(spread**2))[:, None]
+    drawn = rng.standard_gamma(np.broadcast_to(weights, (count, samples, *visits.shape[1:])), dtype=np.float32)
+    drawn /= np.maximum(drawn.sum(axis=-1, keepdims=True), 1e-30)
     precision = 1.0 + visits.sum(axis=-1)
-    noise = rng.standard_normal((count, samples, states, actions), dtype=np.float32)
+    noise = np.float32(spread) * rng.standard_normal((count, samples, states, actions), dtype=np.float32)
     means = ((1.0 + sums) / precision)[:, None] + noise / np.sqrt(precision)[:, None]
     return plan(drawn, means, horizon)
 
 
 def psrl(visits: np.ndarray, sums: np.ndarray, rng: Rng, *, horizon: int = 10) -> np.ndarray:
-    """Posterior sampling (Strens, 2000; Osband et al., 2013): `opsrl` with one sample, which it is optimal for."""
+    """Posterior sampling (Strens, 2000; Osband et al., 2013): `opsrl` with the plan of one sample."""
     return opsrl(visits, sums, rng, samples=1, horizon=horizon)
 
 
-def known(transitions: np.ndarray, rewards: np.ndarray, horizon: int = 10) -> MdpPolicy:
+def known(transitions: np.ndarray, rewards: np.ndarray, *, horizon: int = 10) -> MdpPolicy:
     """The optimal policy, the MDPs known: backward induction (Puterman, 1994, section 4.5)."""
     best = plan(transitions[:, None], rewards[:, None], horizon)
     return lambda visits, sums, rng: best
 
 
 def plan(transitions: np.ndarray, rewards: np.ndarray, horizon: int) -> np.ndarray:
-    """Actions int[J, H, S] that are best in the most favourable of K MDPs, chosen anew everywhere: see `opsrl`.
+    """Actions int[J, H, S] of the upper envelope of K plans, see `opsrl`.
 
     transitions float32[J, K, S, A, S], rewards float32[J, K, S, A].
     """
     count, samples, states, actions = rewards.shape
-    rows = transitions.reshape(count, -1, states)
-    values = np.zeros((count, states, 1), np.float32)
+    rows = transitions.reshape(count, samples, states * actions, states)
+    values = np.zeros((count, samples, states), np.float32)
     chosen = np.zeros((count, horizon, states), np.int64)
     for step in reversed(range(horizon)):
-        worth = (rewards + (rows @ values).reshape(rewards.shape)).max(axis=1)
-        chosen[:, step] = worth.argmax(axis=2)
-        values = worth.max(axis=2)[..., None]
+        worth = rewards + (rows @ values[..., None]).reshape(rewards.shape)
+        chosen[:, step] = worth.max(axis=1).argmax(axis=2)
+        values = worth.max(axis=3)
     return chosen
 
 

@@ -48,8 +48,8 @@ Totals = dict[str, np.ndarray]  # by policy, float64[jobs]
 class Candidate:
     """A learner that works through lifetimes on many jobs of one family at once."""
 
-    def __init__(self, learner: Learner, family: Family, attempts: int, ticks: int, each: int):
-        """ticks: as many as the longest lifetime of so many attempts can have; each: jobs at once."""
+    def __init__(self, learner: Learner, family: Family, attempts: int, each: int):
+        """each: jobs at once."""
         steps = jax.eval_shape(family.sample, jnp.zeros((), jnp.int32), jax.random.key(0)).step_limit
         # The final observation of an attempt has a tick of its own.
         school = SchoolConfig(rollout=steps + 1, projected=0.0, reward_units=(1.0, 1.0))
@@ -85,3 +85,228 @@ class Candidate:
             np.add.at(returns, (row, attempt[row, column]), rewards[row, column])
             done += ends.sum(axis=1)
         return returns
+
+
+def draw(family: Family, templates: tuple[int, ...], count: int, key: jax.Array) -> Any:
+    """Jobs of the templates in even shares, as numpy arrays [count, ...]."""
+    template = jnp.resize(jnp.array(templates, jnp.int32), count)
+    jobs = jax.jit(jax.vmap(family.sample))(template, jax.random.split(key, count))
+    return jax.tree.map(np.asarray, jobs)
+
+
+def bandits(learner: Learner, pulls: int, count: int, seeds: int, each: int) -> list[Totals]:
+    """Total rewards by seed and policy on the template "uniform"."""
+    family = BernoulliFamily(pulls=pulls, lifetime=pulls)
+    candidate = Candidate(learner, family, 1, each)
+    policies = {name: make(pulls) for name, make in rivals.BANDITS.items()}
+    found = []
+    for seed in range(seeds):
+        draw_key, work_key = jax.random.split(jax.random.key(seed))
+        jobs = draw(family, (family.templates.index("uniform"),), count, draw_key)
+        totals = {"learner": candidate.work(jobs, count, work_key).sum(axis=1)}
+        for name, policy in policies.items():
+            totals[name] = rivals.play_bandits(policy, jobs.chances, pulls, np.random.default_rng(seed))
+        found.append(totals | {"best arm": pulls * jobs.chances.max(axis=1).astype(np.float64)})
+    return found
+
+
+def mdps(learner: Learner, episodes: int, count: int, seeds: int, each: int) -> list[Totals]:
+    """Total rewards by seed and policy on the template "dense"."""
+    family = TabularMdpFamily()
+    candidate = Candidate(learner, family, episodes, each)
+    found = []
+    for seed in range(seeds):
+        draw_key, work_key = jax.random.split(jax.random.key(seed))
+        jobs = draw(family, (family.templates.index("dense"),), count, draw_key)
+        totals = {"learner": candidate.work(jobs, count, work_key).sum(axis=1)}
+        generators = {name: np.random.default_rng(seed) for name in (*rivals.MDPS, "process known")}
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in generators}
+        for start in range(0, count, each):  # all at once would be large: OPSRL samples ten processes for each
+            part = slice(start, start + each)
+            truth = jobs.transitions[part], jobs.rewards[part]
+            policies = rivals.MDPS | {"process known": rivals.known(*truth)}
+            for name, policy in policies.items():
+                returns = rivals.play_mdps(policy, *truth, jobs.deviation[part], episodes, generators[name], HORIZON)
+                parts[name].append(returns.sum(axis=1))
+        found.append(totals | {name: np.concatenate(rows) for name, rows in parts.items()})
+    return found
+
+
+def lakes(learner: Learner, count: int, seeds: int, each: int) -> list[Totals]:
+    """Whether each attempt reached the goal, float64[jobs, attempts], by seed and policy."""
+    family = FrozenLakeFamily()
+    candidate = Candidate(learner, family, LAKE_ATTEMPTS, each)
+    wander = jax.jit(jax.vmap(partial(_wander, attempts=LAKE_ATTEMPTS)))
+    found = []
+    for seed in range(seeds):
+        draw_key, work_key, wander_key = jax.random.split(jax.random.key(seed), 3)
+        jobs = _draw_lakes(family, count, draw_key)
+        totals = {"learner": candidate.work(jobs, count, work_key)}
+        totals["random"] = np.asarray(wander(jobs, jax.random.split(wander_key, count)), np.float64)
+        found.append(totals)
+    return found
+
+
+def _draw_lakes(family: FrozenLakeFamily, count: int, key: jax.Array) -> Any:
+    """Lakes of the full size, not slippery; the family's are smaller at even odds."""
+    templates, parts, have = tuple(map(family.templates.index, LAKES)), [], 0
+    while have < count:
+        key, draw_key = jax.random.split(key)
+        jobs = draw(family, templates, 2 * count, draw_key)
+        full = jobs.ways[:, LAKE - 2, 2] == LAKE - 1  # one can walk into the last cell of the first row
+        parts.append(jax.tree.map(lambda leaf, full=full: leaf[full], jobs))
+        have += int(full.sum())
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)
+
+
+def _wander(job: Any, key: jax.Array, attempts: int) -> jax.Array:
+    """Return of every attempt of a uniformly random policy, float32[attempts]."""
+
+    def attempt(key: jax.Array) -> jax.Array:
+        def move(carry: tuple[Any, jax.Array], key: jax.Array) -> tuple[tuple[Any, jax.Array], jax.Array]:
+            state, over = carry
+            action_key, step_key = jax.random.split(key)
+            action = jax.random.randint(action_key, (), 0, 4)
+            state, _, reward, terminated = job.step(state, action, step_key)
+            return (state, over | terminated), jnp.where(over, 0.0, reward)
+
+        state, _ = job.reset(key)
+        return jnp.sum(jax.lax.scan(move, (state, jnp.array(False)), jax.random.split(key, job.step_limit))[1])
+
+    return jax.vmap(attempt)(jax.random.split(key, attempts))
+
+
+def mean_interval(values: np.ndarray) -> dict[str, float]:
+    """The mean and its normal interval of 95 %."""
+    half = NORMAL * float(values.std()) / len(values) ** 0.5
+    mean = float(values.mean())
+    return {"mean": round(mean, 4), "low": round(mean - half, 4), "high": round(mean + half, 4)}
+
+
+def ratio_interval(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
+    """Ratio of the means on the same jobs, with its interval by the delta method."""
+    ratio = float(ours.mean() / theirs.mean())
+    half = NORMAL * float((ours - ratio * theirs).std()) / len(ours) ** 0.5 / abs(float(theirs.mean()))
+    return {"ratio": round(ratio, 5), "low": round(ratio - half, 5), "high": round(ratio + half, 5)}
+
+
+def summarise(name: str, found: list[Totals], beside: str) -> dict[str, Any]:
+    """Means of every policy, and the learner's ratio to the rival `beside`."""
+    pooled = {policy: np.concatenate([totals[policy] for totals in found]) for policy in found[0]}
+    policies = {
+        policy: mean_interval(values) | {"by_seed": [round(float(totals[policy].mean()), 4) for totals in found]}
+        for policy, values in pooled.items()
+    }
+    return {
+        "jobs": len(pooled["learner"]),
+        "total_reward": policies,
+        f"ratio_to_{beside}": ratio_interval(pooled["learner"], pooled[beside]),
+        "published": PUBLISHED[name],
+    }
+
+
+def summarise_lakes(found: list[Totals]) -> dict[str, Any]:
+    """Success by attempt of every policy."""
+    pooled = {policy: np.concatenate([totals[policy] for totals in found]) for policy in found[0]}
+    return {
+        "jobs": len(pooled["learner"]),
+        "success_by_attempt": {name: values.mean(axis=0).round(4).tolist() for name, values in pooled.items()},
+        "success": {
+            name: {f"attempt {mark}": mean_interval(values[:, mark - 1]) for mark in LAKE_MARKS}
+            for name, values in pooled.items()
+        },
+    }
+
+
+def target(what: str, value: float, least: float) -> dict[str, Any]:
+    return {"what": what, "value": value, "target": least, "reached": value >= least}
+
+
+def bandit_targets(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    return [target("ratio to Gittins", summary["ratio_to_gittins"]["ratio"], 0.99)]
+
+
+def short_mdp_targets(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    means = {name: row["mean"] for name, row in summary["total_reward"].items()}
+    best = max(mean for name, mean in means.items() if name in rivals.MDPS)
+    return [
+        target("total reward, RL^2 published", means["learner"], summary["published"]["rl2"]),
+        target("total reward, best rival measured", means["learner"], best),
+    ]
+
+
+def long_mdp_targets(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        target("ratio to OPSRL", summary["ratio_to_opsrl"]["ratio"], 1.0),
+        target("total reward, OPSRL published", summary["total_reward"]["learner"]["mean"], 1973.9),
+    ]
+
+
+def lake_targets(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    return [target(f"success at {mark}", row["mean"], 0.9) for mark, row in summary["success"]["learner"].items()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--learner", type=Path, required=True, help="folder of a saved learner, or of a run")
+    parser.add_argument("--bandits", type=int, default=20_000, help="bandits of each number of pulls, of each seed")
+    parser.add_argument("--mdps", type=int, default=2000, help="MDPs of each number of episodes, of each seed")
+    parser.add_argument("--lakes", type=int, default=2000, help="frozen lakes of each seed")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--each", type=int, default=500, help="jobs at once")
+    parser.add_argument("--quick", action="store_true", help="a small number of jobs; nothing is written")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        vars(arguments).update(QUICK)
+    learner = fifteen.load(arguments.learner)
+    record = provenance(parser, arguments)
+    record["learner"] = {"mind": dataclasses.asdict(learner.config), "provenance": learner.provenance}
+    seeds, each = arguments.seeds, arguments.each
+
+    def of_bandits(pulls: int, name: str) -> dict[str, Any]:
+        summary = summarise(name, bandits(learner, pulls, arguments.bandits, seeds, each), "gittins")
+        return summary | {"targets": bandit_targets(summary)}
+
+    def of_mdps(episodes: int, targets: Callable[[dict[str, Any]], list[dict[str, Any]]], name: str) -> dict[str, Any]:
+        summary = summarise(name, mdps(learner, episodes, arguments.mdps, seeds, each), "opsrl")
+        return summary | {"targets": targets(summary)}
+
+    def of_lakes(name: str) -> dict[str, Any]:
+        summary = summarise_lakes(lakes(learner, arguments.lakes, seeds, each))
+        return summary | {"targets": lake_targets(summary)}
+
+    yardsticks: dict[str, tuple[int, Callable[[str], dict[str, Any]]]] = {
+        "bandits, 100 pulls": (arguments.bandits, partial(of_bandits, 100)),
+        "bandits, 500 pulls": (arguments.bandits, partial(of_bandits, 500)),
+        "mdps, 10 episodes": (arguments.mdps, partial(of_mdps, 10, short_mdp_targets)),
+        "mdps, 100 episodes": (arguments.mdps, partial(of_mdps, 100, long_mdp_targets)),
+        "frozen lakes": (arguments.lakes, of_lakes),
+    }
+    record["yardsticks"] = {}
+    for name, (count, measure) in yardsticks.items():
+        if count:
+            record["yardsticks"][name] = summary = measure(name)
+            show(name, summary)
+    if arguments.quick:
+        print("nothing written: --quick")
+    else:
+        path = write_result("yardsticks", record)
+        print(f"written: {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path.name}")
+
+
+def show(name: str, summary: dict[str, Any]) -> None:
+    """One yardstick for people."""
+    print(f"{name} ({summary['jobs']} jobs)")
+    for policy, row in summary.get("total_reward", {}).items():
+        print(f"  {policy:15} {row['mean']:9.2f}  ({row['low']:.2f} to {row['high']:.2f})")
+    for policy, row in summary.get("success_by_attempt", {}).items():
+        print(f"  {policy:15} {' '.join(f'{share:.2f}' for share in row)}")
+    for policy, value in summary.get("published", {}).items():
+        print(f"  published: {policy:15} {value}")
+    for row in summary["targets"]:
+        reached = "reached" if row["reached"] else "missed"
+        print(f"  {row['what']}: {row['value']:.3f}, target {row['target']:.3f}: {reached}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -213,7 +213,8 @@ class Classroom:
 
     def _renewed(self, lifetimes: Lifetimes, over: Array, key: Array) -> tuple[Grades, Lifetimes]:
         """Everything but the jobs of the lifetimes that are over, bool[N], as at a beginning."""
-        member = jax.nn.one_hot(self.member, len(self.families)) * over.astype(jnp.float32)[:, None]
+        graded = over & (lifetimes.attempt > 0)  # the first ones may end before their first attempt does
+        member = jax.nn.one_hot(self.member, len(self.families)) * graded.astype(jnp.float32)[:, None]
         grades = Grades(member.T @ lifetimes.scores, jnp.sum(member, axis=0))
         fresh = self._new(key)
         kept = {name: getattr(lifetimes, name) for name in fresh}
