@@ -26,6 +26,7 @@ import numpy as np
 from gymnasium import spaces
 from jax import Array
 
+from fifteen.jobs.drawing import best
 from fifteen.jobs.family import Family
 from fifteen.jobs.native import Job
 
@@ -64,11 +65,6 @@ class Bandit(Job):
 def _of_arm(values: Array, action: Any) -> Array:
     # A masked sum and not an index: gathers are slow on a CPU.
     return jnp.sum(jnp.where(jnp.arange(values.shape[0]) == action, values, 0.0))
-
-
-def _best(means: Array) -> Array:
-    best = (means >= jnp.max(means) - TIE).astype(jnp.float32)
-    return best / jnp.sum(best)
 
 
 @final
@@ -134,7 +130,7 @@ class BernoulliFamily(Family):
         return Bernoulli(arms=k, step_limit=self.pulls, chances=chances)
 
     def teach(self, job: Bernoulli, state: BanditState) -> Array:
-        return _best(state.means)
+        return best(state.means, TIE)
 
 
 @final
@@ -196,7 +192,7 @@ class GaussianFamily(Family):
         return Gaussian(arms=k, step_limit=self.pulls, means=means, deviations=deviations)
 
     def teach(self, job: Gaussian, state: BanditState) -> Array:
-        return _best(state.means)
+        return best(state.means, TIE)
 
 
 @final
@@ -282,7 +278,7 @@ class ContextualFamily(Family):
         )
 
     def teach(self, job: Contextual, state: BanditState) -> Array:
-        return _best(state.means)
+        return best(state.means, TIE)
 
 
 @final
@@ -360,7 +356,7 @@ class DriftingFamily(Family):
         )
 
     def teach(self, job: Drifting, state: DriftingState) -> Array:
-        return _best(state.means)
+        return best(state.means, TIE)
 
 
 FAMILIES = (BernoulliFamily(), GaussianFamily(), ContextualFamily(), DriftingFamily())

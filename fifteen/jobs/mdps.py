@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from gymnasium import spaces
 from jax import Array
 
+from fifteen.jobs.drawing import between, whole
 from fifteen.jobs.family import Family
 from fifteen.jobs.native import Job
 
@@ -121,15 +122,6 @@ def _draw(key: Array) -> Drawn:
     )
 
 
-def _between(uniform: Array, low: float, high: float) -> Array:
-    return low + (high - low) * uniform
-
-
-def _number(uniform: Array, low: int, high: int) -> Array:
-    """An integer from low to high, both included."""
-    return low + jnp.floor(uniform * (high - low + 1)).astype(jnp.int32)
-
-
 def _relabelled(drawn: Drawn, transitions: Array, rewards: Array) -> tuple[Array, Array]:
     """The same with the states in another order, so that the number of a state says nothing."""
     return transitions[drawn.order][:, :, drawn.order], rewards[drawn.order]
@@ -151,23 +143,23 @@ def _deterministic(drawn: Drawn) -> tuple[Array, Array, Array]:
 
 
 def _goal(drawn: Drawn) -> tuple[Array, Array, Array]:
-    slip = _between(drawn.sizes[0], 0.0, 0.3)
+    slip = between(drawn.sizes[0], 0.0, 0.3)
     transitions = (1.0 - slip) * _to(drawn.places) + slip / STATES
     # Not state 0, where attempts begin: a reward there would need no search.
-    goal = jnp.arange(STATES) == _number(drawn.sizes[1], 1, STATES - 1)
-    worth = jnp.where(goal, _between(drawn.sizes[2], 1.0, 3.0), 0.0)
+    goal = jnp.arange(STATES) == whole(drawn.sizes[1], 1, STATES)
+    worth = jnp.where(goal, between(drawn.sizes[2], 1.0, 3.0), 0.0)
     return transitions, jnp.tile(worth[:, None], (1, ACTIONS)), jnp.full((), 0.1)
 
 
 def _chain(drawn: Drawn) -> tuple[Array, Array, Array]:
-    last = _number(drawn.sizes[0], 2, 5)  # not beyond what ten steps reach
+    last = whole(drawn.sizes[0], 2, 6)  # not beyond what ten steps reach
     # In every state two actions lead right, two left and one nowhere.
     moves = jnp.array([1, 1, 0, -1, -1], jnp.int32)[drawn.ranks]
     here = jnp.broadcast_to(jnp.arange(STATES)[:, None], (STATES, ACTIONS))
     there = jnp.clip(here + moves[None], 0, jnp.maximum(last, here))
-    current = _between(drawn.sizes[1], 0.0, 0.3)
+    current = between(drawn.sizes[1], 0.0, 0.3)
     transitions = (1.0 - current) * _to(there) + current * _to(jnp.maximum(here - 1, 0))
-    near, far = _between(drawn.shares[0, 0], 0.05, 0.25), _between(drawn.sizes[2], 1.0, 3.0)
+    near, far = between(drawn.shares[0, 0], 0.05, 0.25), between(drawn.sizes[2], 1.0, 3.0)
     rewards = jnp.where(here == 0, near, jnp.where(here == last, far, 0.0))
     return *_relabelled(drawn, transitions, rewards), jnp.full((), 0.1)
 
@@ -175,17 +167,17 @@ def _chain(drawn: Drawn) -> tuple[Array, Array, Array]:
 def _ring(drawn: Drawn) -> tuple[Array, Array, Array]:
     moves = jnp.array([-2, -1, 0, 1, 2], jnp.int32)[drawn.ranks]
     here = jnp.broadcast_to(jnp.arange(STATES)[:, None], (STATES, ACTIONS))
-    slip = _between(drawn.sizes[0], 0.0, 0.3)
+    slip = between(drawn.sizes[0], 0.0, 0.3)
     transitions = (1.0 - slip) * _to((here + moves[None]) % STATES) + slip * _to(here)
     rewards = jnp.tile(drawn.means[:, :1], (1, ACTIONS))
-    return *_relabelled(drawn, transitions, rewards), _between(drawn.sizes[1], 0.0, 0.5)
+    return *_relabelled(drawn, transitions, rewards), between(drawn.sizes[1], 0.0, 0.5)
 
 
 def _lock(drawn: Drawn) -> tuple[Array, Array, Array]:
-    last = _number(drawn.sizes[0], 3, STATES - 1)
+    last = whole(drawn.sizes[0], 3, STATES)
     here = jnp.arange(STATES)[:, None]
     right = jnp.floor(drawn.shares[:, :1] * ACTIONS).astype(jnp.int32) == jnp.arange(ACTIONS)[None]
-    step = _between(drawn.sizes[1], 0.3, 1.0)
+    step = between(drawn.sizes[1], 0.3, 1.0)
     rewards = jnp.where(right, step * (here + 1).astype(jnp.float32), 0.0)
     transitions = _to(jnp.where(right, jnp.minimum(here + 1, last), 0))
     return *_relabelled(drawn, transitions, rewards), jnp.full((), 0.1)

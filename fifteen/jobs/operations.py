@@ -28,6 +28,7 @@ import numpy as np
 from gymnasium import spaces
 from jax import Array
 
+from fifteen.jobs.drawing import between, whole
 from fifteen.jobs.family import Family
 from fifteen.jobs.native import Job
 
@@ -44,18 +45,8 @@ STOCK = 64  # stocks are below it
 SALES = 24  # sales of one period are below it
 
 
-def _between(unit: Array, low: float, high: float) -> Array:
-    """A draw from [0, 1), stretched."""
-    return low + (high - low) * unit
-
-
 def _log_between(unit: Array, low: float, high: float) -> Array:
     return low * (high / low) ** unit
-
-
-def _whole(unit: Array, low: int, high: int) -> Array:
-    """int32[], uniform in low..high-1."""
-    return low + jnp.floor((high - low) * unit).astype(jnp.int32)
 
 
 def _poisson(rates: Array, counts: int) -> Array:
@@ -157,20 +148,20 @@ class InventoryFamily(Family):
         units = iter(jax.random.uniform(key, (15,)))
         at = jnp.arange(PHASES, dtype=jnp.float32) / PHASES
         flat = jnp.ones(PHASES)
-        swing, offset = _between(next(units), 0.4, 0.9), next(units)
+        swing, offset = between(next(units), 0.4, 0.9), next(units)
         seasonal = 1.0 + swing * jnp.sin(2.0 * jnp.pi * (at + offset))
         direction = jnp.where(next(units) < 0.5, -1.0, 1.0)
-        trending = 1.0 + direction * _between(next(units), 0.5, 0.9) * (2.0 * at - 1.0)
-        moment, jump = _between(next(units), 0.2, 0.8), direction * _between(next(units), 0.4, 0.8)
+        trending = 1.0 + direction * between(next(units), 0.5, 0.9) * (2.0 * at - 1.0)
+        moment, jump = between(next(units), 0.2, 0.8), direction * between(next(units), 0.4, 0.8)
         shift = 1.0 + jnp.where(at < moment, -jump, jump)
         shape = jnp.stack([flat, seasonal, flat, trending, flat, shift])[template]
         rates = shape * _log_between(next(units), 1.0, 7.0)
-        occurs = jnp.where(template == 2, _between(next(units), 0.15, 0.4), 1.0)
+        occurs = jnp.where(template == 2, between(next(units), 0.15, 0.4), 1.0)
         none = jnp.where(jnp.arange(COUNTS) == 0, 1.0 - occurs, 0.0)
         pmf = occurs * _poisson(rates, COUNTS) + none[None]
-        batch = jnp.where(template == 4, _whole(next(units), 3, 9), 1).astype(jnp.float32)
-        lot = _between(next(units), 0.3, 0.7) * jnp.mean(rates) * occurs * batch
-        lead = _whole(next(units), 0, MAX_LEAD + 1)
+        batch = jnp.where(template == 4, whole(next(units), 3, 9), 1).astype(jnp.float32)
+        lot = between(next(units), 0.3, 0.7) * jnp.mean(rates) * occurs * batch
+        lead = whole(next(units), 0, MAX_LEAD + 1)
         quarterly = (template == 1) & (next(units) < 0.5)
         holding, ratio = _log_between(next(units), 0.2, 1.0), _log_between(next(units), 2.0, 15.0)
         phases = _phase(jnp.arange(WEEKS + MAX_LEAD), quarterly)
@@ -267,14 +258,14 @@ class PricingFamily(Family):
     def sample(self, template: Array, key: Array) -> Pricing:
         units = jax.random.uniform(key, (10,))
         worth = _log_between(units[0], 0.3, 1.5)  # the money that prices are of the order of
-        low, high = _between(units[1], 0.1, 0.3), _between(units[2], 1.8, 3.0)
+        low, high = between(units[1], 0.1, 0.3), between(units[2], 1.8, 3.0)
         relative = low + (high - low) * jnp.arange(PRICES, dtype=jnp.float32) / (PRICES - 1)
         share = jax.lax.switch(template, _CURVES, relative, units[7:])
         customers = _log_between(units[3], 1.0, 6.0)
         pmf = _poisson(customers * jnp.clip(share, 0.0, 1.0), SALES)
-        margins = worth * (relative - _between(units[4], 0.0, 0.4))
+        margins = worth * (relative - between(units[4], 0.0, 0.4))
         limited = units[5] < 0.5
-        stock = jnp.round(customers * SEASON * _between(units[6], 0.1, 0.5)).astype(jnp.int32)
+        stock = jnp.round(customers * SEASON * between(units[6], 0.1, 0.5)).astype(jnp.int32)
         stock = jnp.where(limited, jnp.clip(stock, 2, STOCK - 1), STOCK - 1)
         return Pricing(
             cumulative=jnp.cumsum(pmf, axis=1),
@@ -290,35 +281,35 @@ class PricingFamily(Family):
 
 
 def _linear(price: Array, units: Array) -> Array:
-    return 1.0 - price / _between(units[0], 0.9, 1.8)
+    return 1.0 - price / between(units[0], 0.9, 1.8)
 
 
 def _exponential(price: Array, units: Array) -> Array:
-    return jnp.exp(-price * _between(units[0], 0.8, 3.0))
+    return jnp.exp(-price * between(units[0], 0.8, 3.0))
 
 
 def _logit(price: Array, units: Array) -> Array:
-    return jax.nn.sigmoid((_between(units[0], 0.6, 1.4) - price) * _between(units[1], 3.0, 10.0))
+    return jax.nn.sigmoid((between(units[0], 0.6, 1.4) - price) * between(units[1], 3.0, 10.0))
 
 
 def _constant_elasticity(price: Array, units: Array) -> Array:
-    return (_between(units[0], 0.3, 1.0) / price) ** _between(units[1], 1.5, 4.0)
+    return (between(units[0], 0.3, 1.0) / price) ** between(units[1], 1.5, 4.0)
 
 
 def _kinked(price: Array, units: Array) -> Array:
-    kink, flat, steep = (_between(units[at], *ends) for at, ends in enumerate([(0.5, 1.5), (0.05, 0.3), (1.5, 4.0)]))
+    kink, flat, steep = (between(units[at], *ends) for at, ends in enumerate([(0.5, 1.5), (0.05, 0.3), (1.5, 4.0)]))
     return 1.0 - flat * jnp.minimum(price, kink) - steep * jnp.maximum(price - kink, 0.0)
 
 
 def _threshold(price: Array, units: Array) -> Array:
-    below, above = _between(units[1], 0.6, 1.0), _between(units[2], 0.02, 0.15)
-    return jnp.where(price <= _between(units[0], 0.4, 1.6), below, above)
+    below, above = between(units[1], 0.6, 1.0), between(units[2], 0.02, 0.15)
+    return jnp.where(price <= between(units[0], 0.4, 1.6), below, above)
 
 
 def _two_segments(price: Array, units: Array) -> Array:
-    many = jax.nn.sigmoid((_between(units[0], 0.4, 0.7) - price) * 12.0)
-    few = jax.nn.sigmoid((_between(units[1], 1.2, 1.7) - price) * 12.0)
-    rich = _between(units[2], 0.15, 0.5)
+    many = jax.nn.sigmoid((between(units[0], 0.4, 0.7) - price) * 12.0)
+    few = jax.nn.sigmoid((between(units[1], 1.2, 1.7) - price) * 12.0)
+    rich = between(units[2], 0.15, 0.5)
     return (1.0 - rich) * many + rich * few
 
 

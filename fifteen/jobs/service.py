@@ -31,6 +31,7 @@ import numpy as np
 from gymnasium import spaces
 from jax import Array
 
+from fifteen.jobs.drawing import best, between, whole
 from fifteen.jobs.family import Family
 from fifteen.jobs.native import Job
 
@@ -51,22 +52,6 @@ TESTS = 5
 RESULTS = 5
 TREATMENTS = 5
 MAX_ACTIONS = 15
-
-
-def _between(unit: Array, low: float, high: float) -> Array:
-    """Draws from [0, 1), stretched."""
-    return low + (high - low) * unit
-
-
-def _whole(unit: Array, low: int, high: int) -> Array:
-    """int32, uniform in low..high-1."""
-    return low + jnp.floor((high - low) * unit).astype(jnp.int32)
-
-
-def _ties(values: Array, tolerance: float) -> Array:
-    """Probabilities along the last axis, uniform over the best."""
-    best = (values >= jnp.max(values, axis=-1, keepdims=True) - tolerance).astype(jnp.float32)
-    return best / jnp.sum(best, axis=-1, keepdims=True)
 
 
 class QueueState(NamedTuple):
@@ -166,24 +151,24 @@ class QueueFamily(Family):
     def sample(self, template: Array, key: Array) -> Queue:
         rows = iter(jax.random.uniform(key, (14, QUEUES)))
         bursty, batches, abandonment, setup, fed = (template == kind for kind in range(1, 6))
-        service = _between(next(rows), 0.3, 0.95)
+        service = between(next(rows), 0.3, 0.95)
         holding = COST_UNIT * 0.1 * 20.0 ** next(rows)  # 0.1 to 2 units
-        feedback = jnp.where(fed, _between(next(rows), 0.0, MAX_FEEDBACK), 0.0)
-        onward = (jnp.arange(QUEUES) + _whole(next(rows), 1, QUEUES)) % QUEUES
-        classes = _whole(next(rows)[0], 2, QUEUES + 1)
+        feedback = jnp.where(fed, between(next(rows), 0.0, MAX_FEEDBACK), 0.0)
+        onward = (jnp.arange(QUEUES) + whole(next(rows), 1, QUEUES)) % QUEUES
+        classes = whole(next(rows)[0], 2, QUEUES + 1)
         used = jnp.argsort(next(rows)) < classes
-        mix = jnp.where(used, _between(next(rows), 0.2, 1.0), 0.0)
+        mix = jnp.where(used, between(next(rows), 0.2, 1.0), 0.0)
         routes = feedback[:, None] * (jnp.arange(QUEUES)[None] == onward[:, None]).astype(jnp.float32)
         visits = _accumulated(routes.T, mix[:, None])[:, 0]
         # Waiting for set-ups takes time, and the index of abandonment is meant for more work than can be done.
-        usual = _between(next(rows)[0], 0.6, 0.9)
+        usual = between(next(rows)[0], 0.6, 0.9)
         load = jnp.where(setup, usual - 0.2, jnp.where(abandonment, usual + 0.6, usual))
         arrival = mix * load / jnp.sum(visits / service)
-        batch = jnp.where(batches, _whole(next(rows)[0], 2, 6), 1)
-        calm = jnp.where(bursty, _between(next(rows), 0.03, 0.15), 0.0)
-        part = jnp.where(bursty, _between(next(rows), 0.3, 0.6), 1.0)
-        impatience = jnp.where(abandonment, _between(next(rows), 0.02, 0.1), 0.0)
-        loss = jnp.where(abandonment, holding * _between(next(rows), 0.0, 20.0), 0.0)
+        batch = jnp.where(batches, whole(next(rows)[0], 2, 6), 1)
+        calm = jnp.where(bursty, between(next(rows), 0.03, 0.15), 0.0)
+        part = jnp.where(bursty, between(next(rows), 0.3, 0.6), 1.0)
+        impatience = jnp.where(abandonment, between(next(rows), 0.02, 0.1), 0.0)
+        loss = jnp.where(abandonment, holding * between(next(rows), 0.0, 20.0), 0.0)
         index = jnp.where(
             abandonment,
             (holding + impatience * loss) * service / jnp.maximum(impatience, 1e-3),
@@ -200,7 +185,7 @@ class QueueFamily(Family):
             impatience=impatience,
             holding=holding,
             loss=loss,
-            delay=jnp.where(setup, _whole(next(rows)[0], 1, 5), 0),
+            delay=jnp.where(setup, whole(next(rows)[0], 1, 5), 0),
             index=index,
             drain=jnp.maximum(service - arrival, 0.05),
         )
@@ -211,7 +196,7 @@ class QueueFamily(Family):
         waiting = jnp.where(here, state.setup, 4 * job.delay).astype(jnp.float32)
         score = jnp.where(state.lengths > 0, job.index * work / jnp.maximum(work + waiting, 1e-3), 0.0)
         # Nothing waits anywhere: any queue will do, unless leaving this one costs a set-up.
-        return _ties(jnp.maximum(score, jnp.where(here & (job.delay > 0), 1e-6, 0.0)), 0.0)
+        return best(jnp.maximum(score, jnp.where(here & (job.delay > 0), 1e-6, 0.0)), 0.0)
 
 
 class MaintenanceState(NamedTuple):
@@ -277,7 +262,7 @@ def optimal_maintenance(chain: Array, rewards: Array, mended: Array) -> Array:
         return rewards + DISCOUNT * jnp.stack([run, run, value[repaired], jnp.full(WEARS, value[0])])
 
     value = jax.lax.fori_loop(0, SWEEPS, lambda _, value: jnp.max(action_values(value), axis=0), jnp.zeros(WEARS))
-    return _ties(action_values(value).T, 1e-4)
+    return best(action_values(value).T, 1e-4)
 
 
 @final
@@ -296,14 +281,14 @@ class MaintenanceFamily(Family):
         units = iter(jax.random.uniform(key, (15,)))
         shocks, sudden, accelerating, hidden, shown = (template == kind for kind in range(1, 6))
         wear = jnp.arange(WEARS, dtype=jnp.float32)
-        steady = jnp.full(WEARS, _between(next(units), 0.1, 0.5))
-        rising = _between(next(units), 0.05, 0.2) * (1.0 + _between(next(units), 0.3, 0.8) * wear)
+        steady = jnp.full(WEARS, between(next(units), 0.1, 0.5))
+        rising = between(next(units), 0.05, 0.2) * (1.0 + between(next(units), 0.3, 0.8) * wear)
         creep = jnp.where(
             accelerating, rising, jnp.where(shocks, 0.2 * steady, jnp.where(sudden, 0.5 * steady, steady))
         )
-        shock, size = _between(next(units), 0.05, 0.25), _whole(next(units), 3, 7)
+        shock, size = between(next(units), 0.05, 0.25), whole(next(units), 3, 7)
         shock = jnp.where(shocks, shock, 0.0)
-        failure = jnp.where(sudden, _between(next(units), 0.005, 0.03) * (1.0 + wear), 0.0)
+        failure = jnp.where(sudden, between(next(units), 0.005, 0.03) * (1.0 + wear), 0.0)
         creep = jnp.minimum(creep, 1.0 - shock - failure)
         chain = (
             failure[:, None] * _moves(WEARS)
@@ -312,17 +297,17 @@ class MaintenanceFamily(Family):
             + (1.0 - failure - shock - creep)[:, None] * _moves(0)
         )
         # Wear that is to be hidden must not show in what the machine makes either.
-        fading = jnp.where(hidden, 0.0, _between(next(units), 0.1, 0.9))
+        fading = jnp.where(hidden, 0.0, between(next(units), 0.1, 0.9))
         failed = wear == WEARS - 1
-        output = jnp.where(failed, -_between(next(units), 0.2, 1.0), 1.0 - fading * (wear / (WEARS - 1)) ** 2)
-        new, repair = _between(next(units), 2.0, 5.0), _between(next(units), 0.3, 1.5)
-        breakdown = jnp.where(failed, _between(next(units), 3.0, 10.0), 0.0)
-        inspected = output - _between(next(units), 0.05, 0.3)
+        output = jnp.where(failed, -between(next(units), 0.2, 1.0), 1.0 - fading * (wear / (WEARS - 1)) ** 2)
+        new, repair = between(next(units), 2.0, 5.0), between(next(units), 0.3, 1.5)
+        breakdown = jnp.where(failed, between(next(units), 3.0, 10.0), 0.0)
+        inspected = output - between(next(units), 0.05, 0.3)
         rewards = jnp.stack([output, inspected, jnp.full(WEARS, -repair), -new - breakdown])
-        mended = _whole(next(units), 2, 6)
+        mended = whole(next(units), 2, 6)
         return Maintenance(
             cumulative=jnp.cumsum(chain, axis=1),
-            noise=jnp.where(shown, 0.0, _between(next(units), 0.05, 0.3)),
+            noise=jnp.where(shown, 0.0, between(next(units), 0.05, 0.3)),
             blind=hidden,
             rewards=rewards,
             mended=mended,
@@ -405,11 +390,11 @@ class DiagnosisFamily(Family):
         decisive, noisy, unequal, common, broad, halving = (template == kind for kind in range(6))
         weights = 0.3 + next(rows)
         usual = (jnp.argsort(next(rows)) == 0).astype(jnp.float32)
-        most = jnp.where(common, _between(next(rows)[0], 0.6, 0.8), 0.0)
+        most = jnp.where(common, between(next(rows)[0], 0.6, 0.8), 0.0)
         prior = most * usual + (1.0 - most) * weights / jnp.sum(weights)
 
         one = jnp.argsort(next(rows)) == 0
-        good = jnp.argsort(next(rows)) < _whole(next(rows)[0], 1, TESTS)
+        good = jnp.argsort(next(rows)) < whole(next(rows)[0], 1, TESTS)
         spread = next(rows)
         accuracy = 0.7 + 0.25 * spread
         accuracy = jnp.where(decisive, jnp.where(one, 0.97, 0.05 + 0.1 * spread), accuracy)
@@ -426,7 +411,7 @@ class DiagnosisFamily(Family):
         cured = jnp.argsort(next(rows))[:, None] == jnp.arange(CONDITIONS)[None]
         also, chance = draws[5:10] < 0.4, draws[10:15]
         cures = jnp.where(cured | (broad & also), 0.8 + 0.2 * chance, 0.15 * chance)
-        benefit, harm = _between(next(rows)[0], 5.0, 15.0), _between(next(rows)[0], 0.0, 5.0)
+        benefit, harm = between(next(rows)[0], 5.0, 15.0), between(next(rows)[0], 0.0, 5.0)
         share = jnp.append(next(rows), next(rows))
         fee = jnp.where(unequal, jnp.where(good, 1.0 + share[:TESTS], 0.1), 0.1 + 0.5 * share[:TESTS])
         costs = jnp.append(fee, 1.5 * share[TESTS:])
@@ -438,7 +423,7 @@ class DiagnosisFamily(Family):
             costs=costs,
             benefit=benefit,
             harm=harm,
-            policy=jnp.append(jnp.zeros((CONDITIONS, TESTS)), _ties(value.T, 0.0), axis=1),
+            policy=jnp.append(jnp.zeros((CONDITIONS, TESTS)), best(value.T, 0.0), axis=1),
         )
 
     def teach(self, job: Diagnosis, state: DiagnosisState) -> Array:
