@@ -252,6 +252,7 @@ def test_school_saves_and_says_how_to_go_on(monkeypatch, tmp_path, capsys, steps
         return progress
 
     monkeypatch.setattr(fifteen, "school", school)
+    monkeypatch.setattr(fifteen, "cache_compilations", lambda: None)
     command = ["school", "bandit", "mdp", "--steps", "1e3", "--lifetimes", "64", "--size", "debug"]
     assert cli.main([*command, "--run", str(tmp_path / "s")]) == status
     said = capsys.readouterr().out
