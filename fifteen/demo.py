@@ -24,11 +24,11 @@ class DemoJob:
 
 
 DEMO_JOBS = (
-    DemoJob("CartPole-v1", 10_000, 475.0),
-    DemoJob("Acrobot-v1", 4_000, -100.0),
+    DemoJob("CartPole-v1", 18_000, 475.0),
+    DemoJob("Acrobot-v1", 5_000, -100.0),
     DemoJob("FrozenLake-v1", 10_000, 0.70, window=100),
-    DemoJob("Pendulum-v1", 9_000, -250.0),
-    DemoJob("cartpole-hidden-velocity-v0", 10_000, 300.0),
+    DemoJob("Pendulum-v1", 10_000, -250.0),
+    DemoJob("cartpole-hidden-velocity-v0", 15_000, 300.0),
 )
 COLUMNS = ("Steps", "First 20", "Last 20", "Solved at step")
 

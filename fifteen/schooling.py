@@ -108,10 +108,7 @@ def _advise(model: Model, room: Classroom, rollout: Rollout, codes: Array) -> tu
     percepts = jax.vmap(lambda frame: room.layout.percept(frame, None))(rollout.frames)
     decisions = jax.vmap(room.layout.decision)(rollout.decisions)
     ends = percepts.terminated | percepts.truncated
-    prefix = jnp.zeros((1, codes.shape[2]))
-    log_policy = jax.vmap(masked_log_softmax)(read.logits, decisions.mask)
-    action_value = expected_value(jax.vmap(lambda f: model.value_logits(f, prefix, codes))(read.features), config)
-    value = jnp.sum(jnp.exp(log_policy) * action_value, axis=2)[:, 0]
+    value = decisions.value  # E_pi Q of the same weights, computed when they acted
     later_value = expected_value(jax.vmap(model.later_logits)(read.features), config)
     on_policy = jnp.zeros_like(value)
     now = retrace(percepts.reward[1:], percepts.terminated, ends, value, value, on_policy, work.discount, school.trace)
