@@ -3,6 +3,7 @@
 A wiring is a gain, a sign, a delay, friction, a constant push, and what is observed in which units.
 """
 
+import abc
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from fifteen.jobs.drawing import between
 from fifteen.jobs.native import Job
 
 WIRINGS = ("plain", "reversed", "delayed", "friction", "bias", "hidden-velocity", "units")
@@ -63,7 +65,7 @@ def draw_wiring(template: Array, key: Array, velocities: tuple[bool, ...]) -> Wi
 def draw(key: Array, **ranges: tuple[float, float]) -> dict[str, Any]:
     """One number from each range."""
     parts = jax.random.uniform(key, (len(ranges),))
-    return {name: low + (high - low) * part for (name, (low, high)), part in zip(ranges.items(), parts, strict=True)}
+    return {name: between(part, *limits) for (name, limits), part in zip(ranges.items(), parts, strict=True)}
 
 
 class Plant(Job):
@@ -71,13 +73,13 @@ class Plant(Job):
 
     wiring: eqx.AbstractVar[Wiring]
 
+    @abc.abstractmethod
     def drive(self, action: Array) -> Array:
         """The force, torque or push of an action."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def motion(self, plant: Array, push: Array) -> Array:
         """The plant one step later."""
-        raise NotImplementedError
 
     def moved(self, state: PlantState, action: Array) -> PlantState:
         acting = jnp.where(self.wiring.delayed, state.pending, action)
