@@ -24,6 +24,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from fifteen import checkpoint
 from fifteen.config import MindConfig, SchoolConfig
 from fifteen.errors import RunError
+from fifteen.frames import Decision, Percept
 from fifteen.interrupting import interruptible
 from fifteen.jobs.classroom import Classroom, Grades, Lifetimes, Rollout
 from fifteen.jobs.families import find_families
@@ -71,11 +72,14 @@ class _Lesson(NamedTuple):
     now: Array  # float32[T], target of v_now's action value
     later: Array  # float32[T], target of v_later
     advantage: Array  # float32[T]
+    counts: Array  # bool[T], ticks from which an action was taken whose outcome is known
 
 
 class _Read(NamedTuple):
     """What the network reads from one lifetime's rollout."""
 
+    percepts: Percept  # [T, ...]
+    decisions: Decision  # [T, ...]
     features: Array  # float32[T, W]
     logits: Array  # float32[T, 1, B]
 
@@ -98,17 +102,17 @@ def _read(model: Model, room: Classroom, rollout: Rollout, codes: Array) -> _Rea
     _, x = model.unroll(rollout.memory, x, jnp.zeros(x.shape[0], bool))
     features = jax.vmap(model.features)(x)
     prefix = jnp.zeros((1, codes.shape[2]))
-    return _Read(features, jax.vmap(lambda f: model.policy_logits(f, prefix, codes))(features))
+    logits = jax.vmap(lambda f: model.policy_logits(f, prefix, codes))(features)
+    return _Read(percepts, jax.vmap(room.layout.decision)(rollout.decisions), features, logits)
 
 
 def _advise(model: Model, room: Classroom, rollout: Rollout, codes: Array) -> tuple[Array, ...]:
     """Targets and advantages of one lifetime: now, later, their advantages, all float32[T], and which ticks count."""
     config, work, school = room.config, room.work, room.school
     read = _read(model, room, rollout, codes)
-    percepts = jax.vmap(lambda frame: room.layout.percept(frame, None))(rollout.frames)
-    decisions = jax.vmap(room.layout.decision)(rollout.decisions)
+    percepts = read.percepts
     ends = percepts.terminated | percepts.truncated
-    value = decisions.value  # E_pi Q of the same weights, computed when they acted
+    value = read.decisions.value  # E_pi Q of the same weights, computed when they acted
     later_value = expected_value(jax.vmap(model.later_logits)(read.features), config)
     on_policy = jnp.zeros_like(value)
     now = retrace(percepts.reward[1:], percepts.terminated, ends, value, value, on_policy, work.discount, school.trace)
@@ -126,10 +130,8 @@ def _lesson_loss(
     """Summed loss of one lifetime's rollout, summed metrics, and how many ticks count."""
     school, rollout, codes = room.school, lesson.rollout, lesson.codes
     read = _read(model, room, rollout, codes)
-    percepts = jax.vmap(lambda frame: room.layout.percept(frame, None))(rollout.frames)
-    decisions = jax.vmap(room.layout.decision)(rollout.decisions)
-    ends = percepts.terminated | percepts.truncated
-    rows = jnp.where(ends, 0.0, 1.0).at[-1].set(0.0)
+    percepts, decisions = read.percepts, read.decisions
+    rows = lesson.counts.astype(jnp.float32)
     values = support(room.config.value_bins, room.config.value_limit)
     prefix = jnp.zeros((1, codes.shape[2]))
 
@@ -170,32 +172,31 @@ def _lesson_loss(
 
 
 def _study(
-    state: SchoolState, rollout: Rollout, codes_of: Lifetimes, room: Classroom, updates: int
+    state: SchoolState, rollout: Rollout, lived_by: Lifetimes, room: Classroom, updates: int
 ) -> tuple[Array, optax.OptState, dict[str, Array]]:
     """Epochs of minibatches of lifetimes. Returns weights, optimiser state and mean metrics."""
     school = room.school
     model = unravel(state.weights, room.config)
-    codes = room.codes(model, codes_of)
+    projected = lived_by.projected
+    codes = room.codes(model, room.member, projected)
     now, later, now_advantage, later_advantage, counts = jax.vmap(partial(_advise, model, room))(rollout, codes)
     advantage = sum(_unit_variance(a, counts, room) for a in (now_advantage, later_advantage))
     done = (state.rounds.astype(jnp.float32) + 1.0) * school.epochs * school.minibatches / updates
     teacher_weight = school.teacher_weight * jnp.maximum(0.0, 1.0 - done / school.teacher_until)
-    lessons = (rollout, now, later, advantage)
+    lessons = (room.member, projected, rollout, now, later, advantage, counts)
     change = optimiser(school, updates)
 
     def loss(weights: Array, part: Any) -> tuple[Array, dict[str, Array]]:
         model = unravel(weights, room.config)
-        picked, (rollout, now, later, advantage) = part
-        codes = room.codes(model, codes_of)[picked]
-        lesson = _Lesson(rollout, codes, now, later, advantage)
+        member, projected, rollout, *rest = part
+        lesson = _Lesson(rollout, room.codes(model, member, projected), *rest)
         losses, metrics, rows = jax.vmap(lambda one: _lesson_loss(model, one, teacher_weight, room))(lesson)
         total = jnp.maximum(jnp.sum(rows), 1.0)
         return jnp.sum(losses) / total, {name: jnp.sum(value) / total for name, value in metrics.items()}
 
     def one(carry: Any, picked: Array) -> tuple[Any, dict[str, Array]]:
         weights, moments = carry
-        part = (picked, jax.tree.map(lambda x: x[picked], lessons))
-        gradient, metrics = jax.grad(loss, has_aux=True)(weights, part)
+        gradient, metrics = jax.grad(loss, has_aux=True)(weights, jax.tree.map(lambda x: x[picked], lessons))
         with jax.numpy_dtype_promotion("standard"):  # Optax mixes float and int32.
             step, moments = change.update(gradient, moments)
         return (weights + jnp.asarray(step), moments), metrics

@@ -166,15 +166,15 @@ class Classroom:
         self._draws = [jax.jit(partial(self._draw, desk, chosen)) for desk, chosen in pairs]
         self._begin, self._refresh = jax.jit(self._new), jax.jit(self._renewed)
 
-    def codes(self, model: Model, lifetimes: Lifetimes) -> Array:
-        """Codes of every lifetime's bins, float32[N, 1, B, R]."""
+    def codes(self, model: Model, member: Array, projected: Array) -> Array:
+        """Codes of the bins of lifetimes of the families `member` int32[n], projected bool[n]: float32[n, 1, B, R]."""
         slots = self.config.slots
         rows = []
         for desk in self.desks:
             code = model.codes(Layout(slots, 1, desk.bins, (0,), (-1,), (desk.ordered,)))
             rows.append(jnp.pad(code, ((0, 0), (0, self.bins - desk.bins), (0, 0))))
-        own = jnp.stack(rows)[self.member]  # [N, 1, B, R], by the job's own order
-        return jnp.where(lifetimes.projected[:, None, None, None], model.bin_code[None, None, : self.bins], own)
+        own = jnp.stack(rows)[member]  # [n, 1, B, R], by the job's own order
+        return jnp.where(projected[:, None, None, None], model.bin_code[None, None, : self.bins], own)
 
     def enrol(self, key: Array) -> Lifetimes:
         """N new lifetimes, of ages drawn evenly so that they do not all end at once."""
@@ -247,7 +247,7 @@ class Classroom:
 
     def live(self, model: Model, lifetimes: Lifetimes, scales: Array) -> tuple[Lifetimes, Rollout]:
         """T ticks of every lifetime with the weights as they are. scales: float32[F], see `return_scales`."""
-        codes = self.codes(model, lifetimes)
+        codes = self.codes(model, self.member, lifetimes.projected)
         valid = jnp.arange(self.bins)[None] < self._own[self.member][:, None]  # [N, B] by the job's own order
         single = jnp.take_along_axis(valid, lifetimes.slots, axis=1)[:, None, None]  # [N, 1, 1, B]
         table = jnp.zeros((len(self.member), 1, 0, self.bins), bool)
