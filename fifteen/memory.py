@@ -75,7 +75,7 @@ def unroll(
     write: Array,
     log_decay: Array,
     reset: Array,
-    chunk: int = 32,
+    chunk: int = 16,
 ) -> tuple[Array, Array]:
     """T steps of one head, chunk by chunk, the state carried from one chunk to the next.
 

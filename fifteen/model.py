@@ -228,7 +228,7 @@ class Model(eqx.Module):
     def chosen_codes(self, choice: Array, codes: Array) -> Array:
         """choice int32[M] (-1: none), codes float32[M, B, R] -> float32[M, R]; zero where nothing was chosen."""
         # A product with one-hot vectors: the gradient of a gather is a scatter, which is slow on a CPU.
-        return jnp.sum(jax.nn.one_hot(choice, codes.shape[1])[:, :, None] * codes, axis=1)
+        return jnp.einsum("mb,mbr->mr", jax.nn.one_hot(choice, codes.shape[1]), codes)
 
     def encode(self, percept: Percept, sensors: Array, reward: Array, codes: Array) -> Array:
         """One percept as float32[W].
