@@ -9,7 +9,8 @@ al. 2023). What the teacher knows is in the loss only, never in a percept.
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -219,15 +220,18 @@ def _unit_variance(advantage: Array, counts: Array, room: Classroom) -> Array:
     return ((grouped - mean) * jax.lax.rsqrt(jnp.maximum(variance, _LEAST_DEVIATION**2))).reshape(advantage.shape)
 
 
-def teach_round(state: SchoolState, *, room: Classroom, updates: int) -> tuple[SchoolState, dict[str, Array]]:
-    """One round: all lifetimes live T ticks, the weights learn from them. Pure, compiled once."""
+def teach_round(state: SchoolState, *, room: Classroom, updates: int) -> tuple[SchoolState, dict[str, Array], Array]:
+    """One round: all lifetimes live T ticks, the weights learn from them. Pure, compiled once.
+
+    Returns the state, mean metrics, and `Classroom.spoiled`.
+    """
     model = unravel(state.weights, room.config)
     lived, rollout = room.live(model, state.lifetimes, state.scales)
     rate = jnp.maximum(_SCALE_RATE, 1.0 / (state.rounds.astype(jnp.float32) + 1.0))
     scales = state.scales + rate * (room.return_scales(lived) - state.scales)
     weights, moments, metrics = _study(state, rollout, state.lifetimes, room, updates)
     key = jax.random.key_data(jax.random.split(jax.random.wrap_key_data(state.key))[0])
-    return SchoolState(weights, moments, lived, scales, state.rounds + 1, key), metrics
+    return SchoolState(weights, moments, lived, scales, state.rounds + 1, key), metrics, room.spoiled(rollout)
 
 
 def school(
@@ -245,8 +249,8 @@ def school(
     families: names such as "bandit/bernoulli", or of whole groups such as "bandit"; all by default. steps: ticks of
     all lifetimes together. run: a folder for checkpoints; where it holds an unfinished school, that one goes on,
     exactly. callback: called with a `SchoolProgress` after every round; a true answer stops (and saves).
-    Raises JobError for an unknown family, RunError for a setting that cannot be, CheckpointError where the folder
-    holds the school of another configuration.
+    Raises JobError for an unknown family, RunError for a setting that cannot be, a folder in use, a family that gives
+    NaN and a device without enough memory, CheckpointError where the folder holds the school of another configuration.
     """
     room, updates, rounds = _open(learner, families, steps, config or SchoolConfig())
     school = room.school
@@ -255,50 +259,77 @@ def school(
     folder = None if run is None else Path(run)
     began = time.monotonic()
     advance = jax.jit(partial(teach_round, room=room, updates=updates), donate_argnums=0)
-    state = _begin(learner.state.weights, jax.random.key(seed), room, updates)
-    grades = Grades(jnp.zeros((len(room.families), 3)), jnp.zeros(len(room.families)))
-    if folder is not None and (folder / "school").is_dir():
-        state, grades = _resumed(state, grades, folder / "school", settings)
-    state = _spread(state)
-    saved = began
-    first = done = int(state.rounds)
-    metrics: dict[str, Array] = {}
-    progress = _progress(room, grades, metrics, done * per_round, rounds * per_round, began, 0.0)
-    with interruptible() as interrupted:
+    with ExitStack() as stack:
+        if folder is not None:
+            stack.enter_context(checkpoint.FolderLock(folder))
+        stack.enter_context(_memory_setting_named(school))
+        state = _begin(learner.state.weights, jax.random.key(seed), room, updates)
+        grades = Grades(jnp.zeros((len(room.families), 3)), jnp.zeros(len(room.families)))
+        if folder is not None and (folder / "school").is_dir():
+            state, grades = _resumed(state, grades, folder / "school", settings)
+        state = _spread(state)
+        saved = began
+        first = done = int(state.rounds)
+        metrics: dict[str, Array] = {}
+        progress = _progress(room, grades, metrics, done * per_round, rounds * per_round, began, 0.0)
+        interrupted = stack.enter_context(interruptible())
         stop = False
         while done < rounds and not stop:
             lifetimes, added = room.renew(state.lifetimes)
-            state, metrics = advance(state._replace(lifetimes=lifetimes))
+            state, metrics, spoiled = advance(state._replace(lifetimes=lifetimes))
             done += 1
             grades = jax.tree.map(lambda old, new: _GRADE_MEMORY * old + new, grades, added)
             rate = (done - first) * per_round / (time.monotonic() - began)
             progress = _progress(room, grades, metrics, done * per_round, rounds * per_round, began, rate)
-            _check_finite(progress)
+            _check_finite(room, state.weights, np.asarray(spoiled), progress)
             stop = interrupted.is_set() or (callback is not None and bool(callback(progress)))
             if folder is not None and (time.monotonic() - saved > _SAVE_S or done == rounds or stop):
                 _save(folder / "school", state, grades, settings)
                 append_history(folder, progress)
                 saved = time.monotonic()
-    learner.state = learner.state._replace(
-        weights=state.weights,
-        target=jnp.copy(state.weights),
-        anchor=jnp.copy(state.weights),
-        optimiser=working_optimiser(learner.work_config).init(state.weights),
-    )
-    learner.provenance.setdefault("schooled", []).append({**settings, "steps_done": done * per_round})
-    if folder is not None and (folder / HISTORY).is_file():
-        write_school_report(folder, settings)
+        learner.state = learner.state._replace(
+            weights=state.weights,
+            target=jnp.copy(state.weights),
+            anchor=jnp.copy(state.weights),
+            optimiser=working_optimiser(learner.work_config).init(state.weights),
+        )
+        learner.provenance.setdefault("schooled", []).append({**settings, "steps_done": done * per_round})
+        if folder is not None and (folder / HISTORY).is_file():
+            write_school_report(folder, settings)
     return progress
 
 
-def _check_finite(progress: SchoolProgress) -> None:
-    if not all(map(math.isfinite, progress.metrics.values())):
-        bad = [name for name, value in progress.metrics.items() if not math.isfinite(value)]
-        worst = [name for name, scores in progress.scores.items() if not all(map(math.isfinite, scores))]
+@contextmanager
+def _memory_setting_named(school: SchoolConfig) -> Iterator[None]:
+    """Where the device's memory is exhausted, say which setting to lower."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
         raise RunError(
-            f"{', '.join(bad)} became non-finite after {progress.steps:,} steps: "
-            + (f"the family {worst[0]} gave a non-finite reward" if worst else "the learning rate may be too high")
-            + "; the last save is sound. School single families to find out which one it is"
+            f"the device has too little memory for {school.lifetimes} lifetimes of {school.rollout} ticks: lower "
+            "`lifetimes`, or raise `minibatches`"
+        ) from error
+
+
+def _check_finite(room: Classroom, weights: Array, spoiled: np.ndarray, progress: SchoolProgress) -> None:
+    """Before anything of a round is saved. spoiled: see `Classroom.spoiled`."""
+    names = [
+        f"{family.name} ({count} of {room.each} lifetimes)"
+        for family, count in zip(room.families, spoiled, strict=True)
+        if count
+    ]
+    if names:
+        raise RunError(
+            f"after {progress.steps:,} steps {', '.join(names)} gave observations or rewards that are not finite: mend "
+            "the family, or school the others; the last save is sound"
+        )
+    bad = [name for name, value in progress.metrics.items() if not math.isfinite(value)]
+    if bad or not bool(jnp.all(jnp.isfinite(weights))):
+        raise RunError(
+            f"after {progress.steps:,} steps {', '.join(bad) or 'the weights'} became non-finite though every "
+            "observation and reward was finite: lower the learning rate; the last save is sound"
         )
 
 

@@ -5,12 +5,15 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import fifteen
+from fifteen import checkpoint, schooling
 from fifteen.config import SchoolConfig
 from fifteen.errors import CheckpointError, JobError, RunError
+from fifteen.jobs import bandits
 from fifteen.school_report import read_history
 
 SMALL = SchoolConfig(lifetimes=16, rollout=16, minibatches=2)
@@ -69,6 +72,42 @@ def test_several_families_are_one_school():
 def test_what_cannot_be_is_refused(settings, error, match):
     with pytest.raises(error, match=match):
         fifteen.school(fifteen.new("debug"), steps=1000, **settings)
+
+
+def test_a_family_that_gives_nan_is_named_and_the_last_save_is_sound(tmp_path, monkeypatch):
+    sound = bandits.Bernoulli.step
+    steps = 8 * 16 * 16
+    fifteen.school(
+        fifteen.new("debug"), ["bandit"], steps, config=SMALL, run=tmp_path, callback=lambda p: p.steps >= steps // 2
+    )
+    saved = checkpoint.read(tmp_path / "school")[0]
+
+    def spoilt(self, state, action, key):
+        state, observation, reward, terminated = sound(self, state, action, key)
+        return state, observation, jnp.where(action == 1, jnp.nan, reward), terminated
+
+    monkeypatch.setattr(bandits.Bernoulli, "step", spoilt)
+    learner = fifteen.new("debug")
+    before = weights(learner)
+    with pytest.raises(RunError, match=r"steps bandit/bernoulli \(\d of 4 lifetimes\) gave .* not finite"):
+        fifteen.school(learner, ["bandit"], steps, config=SMALL, run=tmp_path)
+    assert (weights(learner) == before).all()
+    now = checkpoint.read(tmp_path / "school")[0]
+    assert all(np.array_equal(now[name], saved[name], equal_nan=True) for name in saved)
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    with checkpoint.FolderLock(tmp_path), pytest.raises(RunError, match="in use"):
+        fifteen.school(fifteen.new("debug"), ["bandit"], 1000, config=SMALL, run=tmp_path)
+
+
+def test_too_little_memory_names_the_setting(monkeypatch):
+    def exhausted(*_, **__):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
+
+    monkeypatch.setattr(schooling, "teach_round", exhausted)
+    with pytest.raises(RunError, match="16 lifetimes of 16 ticks: lower `lifetimes`"):
+        fifteen.school(fifteen.new("debug"), ["bandit"], 1000, config=SMALL)
 
 
 def test_two_devices_learn_what_one_does():

@@ -326,6 +326,11 @@ class Classroom:
         )
         return jnp.mean((own / lifetimes.unit).reshape(self.each, -1), axis=0)
 
+    def spoiled(self, rollout: Rollout) -> Array:
+        """Lifetimes of each family that met a number that is not finite, int32[F]."""
+        sound = jnp.all(jnp.isfinite(rollout.frames), axis=(1, 2))
+        return jnp.sum((~sound).astype(jnp.int32).reshape(self.each, -1), axis=0)
+
     def _advance(
         self, lifetimes: Lifetimes, begin: Array, action: Array, key: Array
     ) -> tuple[tuple[Any, ...], Array, Array, Array, Array]:
