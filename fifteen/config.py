@@ -63,6 +63,7 @@ class WorkConfig:
     scale_decay: float = 1e-4  # forgetting of that quantile's histogram, per step
     # Correlations from step to step of the noise that draws the actions; together nearly pink noise.
     noise_memory: tuple[float, ...] = (0.5, 0.9, 0.98)
+    sharpness: float = 1.5  # actions are drawn from the policy's probabilities to this power
 
 
 @dataclass(frozen=True)

@@ -163,7 +163,7 @@ def act(
         x = model.encode(percept, sensors, felt_reward(statistics, percept.reward), codes)
         memory, x = model.step(memory, x, percept.first if wipe else jnp.zeros((), bool))
         features = model.features(x)
-        choice, log_prob, mask, value = _decide(model, features, codes, single, table, noise, config, layout)
+        choice, log_prob, mask, value = _decide(model, features, codes, single, table, noise, config, work, layout)
         surprise = jnp.where(percept.first, 0.0, jnp.sqrt(jnp.sum((predicted[:-1] - sensors) ** 2)))
         decision = Decision(choice, log_prob, value, scale, surprise, mask)
         return memory, model.predict(features, model.code(choice, codes)), layout.pack(decision)
@@ -190,14 +190,16 @@ def _decide(
     table: Array,
     noise: Array,
     config: MindConfig,
+    work: WorkConfig,
     layout: Layout,
 ) -> tuple[Array, Array, Array, Array]:
     """Draw a choice, most significant digits first, so that every number drawn is valid.
 
-    The draw is argmax(log pi + g) with Gumbel noise g made of `noise` float32[M, B]. At every step its distribution is
-    exactly the policy's, but noise that is correlated in time explores further than noise that is not wherever the
-    policy is indifferent (Eberhard et al. 2023, "Pink noise is all you need", there for continuous actions).
-    Returns choice int32[M], log_prob float32[M], mask bool[M, B], value float32[].
+    The draw is argmax(log mu + g), mu ~ pi^sharpness, with Gumbel noise g made of `noise` float32[M, B]. At every step
+    its distribution is exactly mu, but noise that is correlated in time explores further than noise that is not
+    wherever the policy is indifferent (Eberhard et al. 2023, "Pink noise is all you need", there for continuous
+    actions).
+    Returns choice int32[M], log_prob float32[M] (log mu), mask bool[M, B], value float32[] (E_mu Q).
     """
     gumbel = -jnp.log(-jax.scipy.special.log_ndtr(noise))
     choice = jnp.full(layout.factors, -1, jnp.int32)
@@ -205,7 +207,7 @@ def _decide(
     for digit in range(1 + max(layout.digits)):
         mask = digit_masks(single, table, choice, layout)
         prefix = model.digit_prefix(choice, codes, layout.digits)
-        log_policy = masked_log_softmax(model.policy_logits(features, prefix, codes), mask)
+        log_policy = masked_log_softmax(work.sharpness * model.policy_logits(features, prefix, codes), mask)
         drawn = jnp.argmax(log_policy + gumbel, axis=1).astype(jnp.int32)
         choice = jnp.where(jnp.array([d == digit for d in layout.digits]), drawn, choice)
     action_value = expected_value(model.value_logits(features, prefix, codes), config)

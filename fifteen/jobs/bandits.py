@@ -26,7 +26,7 @@ import numpy as np
 from gymnasium import spaces
 from jax import Array
 
-from fifteen.jobs.drawing import best
+from fifteen.jobs.drawing import best, picked
 from fifteen.jobs.family import Family
 from fifteen.jobs.native import Job
 
@@ -62,11 +62,6 @@ class Bandit(Job):
         return spaces.Discrete(self.arms)
 
 
-def _of_arm(values: Array, action: Any) -> Array:
-    # A masked sum and not an index: gathers are slow on a CPU.
-    return jnp.sum(jnp.where(jnp.arange(values.shape[0]) == action, values, 0.0))
-
-
 @final
 class Bernoulli(Bandit):
     chances: Array  # float32[k], of a reward of 1
@@ -75,7 +70,7 @@ class Bernoulli(Bandit):
         return BanditState(self.chances), jnp.zeros(1)
 
     def step(self, state: BanditState, action: Any, key: Array) -> tuple[BanditState, Array, Array, Array]:
-        reward = (jax.random.uniform(key) < _of_arm(state.means, action)).astype(jnp.float32)
+        reward = (jax.random.uniform(key) < picked(state.means, action)).astype(jnp.float32)
         return state, jnp.zeros(1), reward, jnp.array(False)
 
 
@@ -142,8 +137,8 @@ class Gaussian(Bandit):
         return BanditState(self.means), jnp.zeros(1)
 
     def step(self, state: BanditState, action: Any, key: Array) -> tuple[BanditState, Array, Array, Array]:
-        noise = _of_arm(self.deviations, action) * jax.random.normal(key)
-        return state, jnp.zeros(1), _of_arm(state.means, action) + noise, jnp.array(False)
+        noise = picked(self.deviations, action) * jax.random.normal(key)
+        return state, jnp.zeros(1), picked(state.means, action) + noise, jnp.array(False)
 
 
 @final
@@ -211,7 +206,7 @@ class Contextual(Bandit):
 
     def step(self, state: BanditState, action: Any, key: Array) -> tuple[BanditState, Array, Array, Array]:
         drawn = jax.random.uniform(key, (CONTEXT + 2,))
-        reward = (drawn[-1] < _of_arm(state.means, action)).astype(jnp.float32)
+        reward = (drawn[-1] < picked(state.means, action)).astype(jnp.float32)
         return *self._meet(drawn[:-1]), reward, jnp.array(False)
 
     def _meet(self, drawn: Array) -> tuple[BanditState, Array]:
@@ -302,7 +297,7 @@ class Drifting(Bandit):
         # One normal number only, for the reward: they are dear on a CPU, and the levels' steps add up to normal ones.
         drawn = jax.random.uniform(key, (self.arms + 2,), jnp.float32, -1.0 + 1e-6, 1.0)
         noise, lot, steps = float(np.sqrt(2.0)) * jax.lax.erf_inv(drawn[0]), drawn[1], float(np.sqrt(3.0)) * drawn[2:]
-        reward = _of_arm(state.means, action) + self.deviation * noise
+        reward = picked(state.means, action) + self.deviation * noise
         fall = jnp.where(jnp.arange(self.arms) == action, self.rot, 0.0)
         level = state.level - fall + self.reversion * (self.start - state.level) + self.walk * steps
         level = jnp.where(lot < 2.0 * self.hazard - 1.0, self.spread * steps, level)

@@ -1,4 +1,4 @@
-"""What families have in common: parameters out of uniform draws, and advice out of values."""
+"""What families have in common: parameters out of uniform draws, look-ups, and advice out of values."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -9,9 +9,16 @@ def between(unit: Array, low: float, high: float) -> Array:
     return low + (high - low) * unit
 
 
-def whole(unit: Array, low: int, high: int) -> Array:
+def whole(unit: Array, low: int | Array, high: int | Array) -> Array:
     """Draws from [0, 1) as int32, uniform in low..high-1."""
-    return low + jnp.floor((high - low) * unit).astype(jnp.int32)
+    return low + jnp.floor(jnp.asarray(high - low, jnp.float32) * unit).astype(jnp.int32)
+
+
+def picked(table: Array, index: Array) -> Array:
+    """table[index]: [n, ...], int32[] -> [...]; zeros where the index is out of range."""
+    # A masked sum: gathers are slow on a CPU.
+    picks = (jnp.arange(table.shape[0]) == index).reshape(-1, *[1] * (table.ndim - 1))
+    return jnp.sum(jnp.where(picks, table, jnp.zeros((), table.dtype)), axis=0, dtype=table.dtype)
 
 
 def best(values: Array, tolerance: float) -> Array:

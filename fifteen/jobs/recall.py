@@ -25,6 +25,7 @@ import numpy as np
 from gymnasium import spaces
 from jax import Array
 
+from fifteen.jobs.drawing import picked, whole
 from fifteen.jobs.family import Family
 from fifteen.jobs.native import Job
 
@@ -65,17 +66,6 @@ def _draw(key: Array) -> Drawn:
     return Drawn(signed * sizes, jnp.argsort(order).astype(jnp.int32), rest)
 
 
-def _picked(table: Array, index: Array) -> Array:
-    # A masked sum and not an index: gathers are slow on a CPU. Out of range picks zeros.
-    picks = (jnp.arange(table.shape[0]) == index).reshape(-1, *[1] * (table.ndim - 1))
-    return jnp.sum(jnp.where(picks, table, jnp.zeros((), table.dtype)), axis=0, dtype=table.dtype)
-
-
-def _between(uniform: Array, low: Array, high: Array) -> Array:
-    """An integer from low to high, both included, from a uniform number."""
-    return low + jnp.floor(uniform * (high - low + 1).astype(jnp.float32)).astype(jnp.int32)
-
-
 class MazeState(NamedTuple):
     place: Array  # int32[], steps from the start; the junction is at `length`
     length: Array  # int32[]
@@ -105,8 +95,8 @@ class TMaze(Job):
     def reset(self, key: Array) -> tuple[MazeState, Array]:
         drawn = jax.random.uniform(key, (CUES + 2 + CHANNELS,))
         sides = jnp.where(drawn[:CUES] < 0.5, -1.0, 1.0)
-        length = _between(drawn[CUES], self.shortest, self.longest)
-        shown_at = jnp.where(self.late, _between(drawn[CUES + 1], jnp.zeros((), jnp.int32), length - 1), 0)
+        length = whole(drawn[CUES], self.shortest, self.longest + 1)
+        shown_at = jnp.where(self.late, whole(drawn[CUES + 1], 0, length), 0)
         single = jnp.where(jnp.arange(LONGEST) == shown_at, sides[0], 0.0)
         signs = jnp.where(self.majority, jnp.pad(sides, (0, LONGEST - CUES)), single)
         goal = jnp.where(jnp.sum(signs) > 0, RIGHT, LEFT).astype(jnp.int32)
@@ -114,7 +104,7 @@ class TMaze(Job):
         return state, self._look(state, drawn[-CHANNELS:])
 
     def step(self, state: MazeState, action: Any, key: Array) -> tuple[MazeState, Array, Array, Array]:
-        move = _picked(self.moves, action)
+        move = picked(self.moves, action)
         at_junction = state.place == state.length
         turn = (move == LEFT) | (move == RIGHT)
         wall = (turn & ~at_junction) | ((move == AHEAD) & at_junction) | ((move == BACK) & (state.place == 0))
@@ -125,7 +115,7 @@ class TMaze(Job):
         return state, self._look(state, jax.random.uniform(key, (CHANNELS,))), reward, end
 
     def _look(self, state: MazeState, drawn: Array) -> Array:
-        sign = _picked(state.signs, state.place)
+        sign = picked(state.signs, state.place)
         cue = jnp.where(sign == 0.0, 0.0, jnp.where(sign > 0, self.codes[1], self.codes[0]))
         cue = jnp.clip(cue + self.noise * (2.0 * drawn - 1.0), -1.0, 1.0)
         flags = jnp.stack([state.place == 0, state.place == state.length]).astype(jnp.float32)
@@ -148,11 +138,11 @@ class TMazeFamily(Family):
         drawn = _draw(key)
         _, varied, dense, noisy, late, majority = jnp.arange(len(self.templates)) == template
         lowest = jnp.where(majority, CUES, 2)
-        longest = _between(drawn.rest[0], lowest, jnp.array(LONGEST - 2))
+        longest = whole(drawn.rest[0], lowest, LONGEST - 1)
         return TMaze(
             codes=jnp.where(dense | noisy, drawn.codes[1], drawn.codes[0])[:2],
             moves=drawn.order,
-            shortest=jnp.where(varied, _between(drawn.rest[1], lowest, longest), longest),
+            shortest=jnp.where(varied, whole(drawn.rest[1], lowest, longest + 1), longest),
             longest=jnp.where(varied, jnp.minimum(longest + 2, LONGEST), longest),
             late=late,
             majority=majority,
@@ -193,28 +183,27 @@ class MemoryChain(Job):
 
     def reset(self, key: Array) -> tuple[ChainState, Array]:
         drawn = jax.random.uniform(key, (ITEMS + 2 + CHANNELS + 1,))
-        nought = jnp.zeros((), jnp.int32)
         state = ChainState(
-            nought,
-            _between(drawn[:ITEMS], nought, self.kinds - 1),
-            _between(drawn[ITEMS], nought, self.count - 1),
-            _between(drawn[ITEMS + 1], self.shortest, self.longest),
+            jnp.zeros((), jnp.int32),
+            whole(drawn[:ITEMS], 0, self.kinds),
+            whole(drawn[ITEMS], 0, self.count),
+            whole(drawn[ITEMS + 1], self.shortest, self.longest + 1),
         )
         return state, self._look(state, drawn[-CHANNELS - 1 :])
 
     def step(self, state: ChainState, action: Any, key: Array) -> tuple[ChainState, Array, Array, Array]:
         end = state.steps == self.count + state.delay
-        right = action == _picked(self.answers, _picked(state.items, state.asked))
+        right = action == picked(self.answers, picked(state.items, state.asked))
         reward = jnp.where(end, jnp.where(right, 1.0, -1.0), 0.0)
         state = state._replace(steps=state.steps + 1)
         return state, self._look(state, jax.random.uniform(key, (CHANNELS + 1,))), reward, end
 
     def _look(self, state: ChainState, drawn: Array) -> Array:
         last = self.count + state.delay
-        other = _between(drawn[-1], jnp.zeros((), jnp.int32), self.kinds - 1)
-        item = jnp.where(state.steps < self.count, _picked(state.items, state.steps), other)
+        other = whole(drawn[-1], 0, self.kinds)
+        item = jnp.where(state.steps < self.count, picked(state.items, state.steps), other)
         shown = (state.steps < self.count) | (self.distracting & (state.steps < last))
-        symbol = jnp.where(shown, _picked(self.codes, item), 0.0)
+        symbol = jnp.where(shown, picked(self.codes, item), 0.0)
         symbol = jnp.clip(symbol + self.noise * (2.0 * drawn[:-1] - 1.0), -1.0, 1.0)
         asked = ((jnp.arange(ITEMS) == state.asked) & (state.steps == last)).astype(jnp.float32)
         left = jnp.maximum(1.0 - state.steps.astype(jnp.float32) / last.astype(jnp.float32), 0.0)
@@ -238,21 +227,21 @@ class MemoryChainFamily(Family):
         drawn = _draw(key)
         _, symbols, dense, noisy, distracting, varied, several = jnp.arange(len(self.templates)) == template
         one = jnp.ones((), jnp.int32)
-        longest = _between(drawn.rest[0], one, jnp.array(LONGEST_DELAY))
-        more = _between(drawn.rest[3], jnp.array(3), jnp.array(SYMBOLS))
+        longest = whole(drawn.rest[0], one, LONGEST_DELAY + 1)
+        more = whole(drawn.rest[3], 3, SYMBOLS + 1)
         return MemoryChain(
             codes=jnp.where(dense | noisy, drawn.codes[1], drawn.codes[0]),
             answers=drawn.order,
             kinds=jnp.where(symbols | dense, more, 2),
             count=jnp.where(several, more - 1, 1),  # 2 or 3
-            shortest=jnp.where(varied, _between(drawn.rest[1], one, longest), longest),
+            shortest=jnp.where(varied, whole(drawn.rest[1], one, longest + 1), longest),
             longest=longest,
             noise=jnp.where(noisy, 0.1 + 0.4 * drawn.rest[2], 0.0),
             distracting=distracting,
         )
 
     def teach(self, job: MemoryChain, state: ChainState) -> Array:
-        right = jax.nn.one_hot(_picked(job.answers, _picked(state.items, state.asked)), SYMBOLS, dtype=jnp.float32)
+        right = jax.nn.one_hot(picked(job.answers, picked(state.items, state.asked)), SYMBOLS, dtype=jnp.float32)
         return jnp.where(state.steps == job.count + state.delay, right, 1.0 / SYMBOLS)
 
 
@@ -284,12 +273,12 @@ class RepeatPrevious(Job):
 
     def reset(self, key: Array) -> tuple[RepeatState, Array]:
         drawn = jax.random.uniform(key, (CHANNELS + 4,))
-        delay = _between(drawn[-1], self.shortest, self.longest)
+        delay = whole(drawn[-1], self.shortest, self.longest + 1)
         nothing = jnp.full(FARTHEST + 1, -1, jnp.int32)
         return self._show(RepeatState(jnp.zeros((), jnp.int32), nothing, nothing[0], delay), drawn[:-1])
 
     def step(self, state: RepeatState, action: Any, key: Array) -> tuple[RepeatState, Array, Array, Array]:
-        right = action == _picked(self.answers, state.due)
+        right = action == picked(self.answers, state.due)
         reward = jnp.where(state.due < 0, 0.0, jnp.where(right, 1.0, -1.0))
         state, seen = self._show(state._replace(steps=state.steps + 1), jax.random.uniform(key, (CHANNELS + 3,)))
         return state, seen, reward, jnp.array(False)
@@ -302,8 +291,8 @@ class RepeatPrevious(Job):
         recent = jnp.concatenate([symbol[None], state.recent[:-1]])
         marked = drawn[CHANNELS + 2] < self.mark
         due = jnp.where(marked, symbol, state.due)
-        due = jnp.where(self.mark > 0.0, due, _picked(recent, state.delay))
-        shown = _picked(self.codes, symbol)
+        due = jnp.where(self.mark > 0.0, due, picked(recent, state.delay))
+        shown = picked(self.codes, symbol)
         shown = jnp.clip(shown + self.noise * (2.0 * drawn[:CHANNELS] - 1.0), -1.0, 1.0)
         told = jnp.where(self.shortest < self.longest, state.delay.astype(jnp.float32) / FARTHEST, 0.0)
         seen = jnp.concatenate([shown, jnp.stack([marked.astype(jnp.float32), told])])
@@ -326,7 +315,7 @@ class RepeatPreviousFamily(Family):
         drawn = _draw(key)
         _, long, dense, noisy, sticky, varied, marked = jnp.arange(len(self.templates)) == template
         least = jnp.where(long, 3, 1)
-        delay = _between(drawn.rest[0], least, jnp.where(long, FARTHEST, jnp.where(varied, 1, 2)))
+        delay = whole(drawn.rest[0], least, jnp.where(long, FARTHEST, jnp.where(varied, 1, 2)) + 1)
         return RepeatPrevious(
             codes=jnp.where(dense | noisy, drawn.codes[1], drawn.codes[0]),
             answers=drawn.order,
@@ -338,7 +327,7 @@ class RepeatPreviousFamily(Family):
         )
 
     def teach(self, job: RepeatPrevious, state: RepeatState) -> Array:
-        right = jax.nn.one_hot(_picked(job.answers, state.due), SYMBOLS, dtype=jnp.float32)
+        right = jax.nn.one_hot(picked(job.answers, state.due), SYMBOLS, dtype=jnp.float32)
         return jnp.where(state.due < 0, 1.0 / SYMBOLS, right)
 
 
