@@ -64,7 +64,7 @@ class Candidate:
         steps = jax.eval_shape(family.sample, jnp.zeros((), jnp.int32), jax.random.key(0)).step_limit
         # The final observation of an attempt has a tick of its own.
         school = SchoolConfig(rollout=steps + 1, projected=0.0, reward_units=(1.0, 1.0))
-        work = dataclasses.replace(learner.work_config, noise_memory=(0.0,))  # as in a school
+        work = learner.work_config.on_policy()
         self._room = Classroom((family,), ((0,),), each, config=learner.config, school=school, work=work)
         self._model = unravel(learner.state.weights, learner.config)
         self._attempts, self._live = attempts, jax.jit(self._lived)

@@ -1,6 +1,6 @@
 """Every setting: one frozen dataclass for the mind's shape, one per verb, and one size dial."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Size = Literal["debug", "small", "base", "large"]
@@ -64,6 +64,10 @@ class WorkConfig:
     # Correlations from step to step of the noise that draws the actions; together nearly pink noise.
     noise_memory: tuple[float, ...] = (0.5, 0.9, 0.98)
     sharpness: float = 1.5  # actions are drawn from the policy's probabilities to this power
+
+    def on_policy(self) -> "WorkConfig":
+        """Every action drawn from the policy itself, independently of those before: as in a school."""
+        return replace(self, noise_memory=(0.0,), sharpness=1.0)
 
 
 @dataclass(frozen=True)

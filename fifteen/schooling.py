@@ -348,9 +348,10 @@ def _open(
             f"and {school.minibatches} minibatches: give at least {len(families) * unit}, or fewer families"
         )
     rounds = max(1, round(steps / (each * len(families) * school.rollout)))
-    work = dataclasses.replace(learner.work_config, noise_memory=(0.0,), sharpness=1.0)
     templates = tuple(split.indices(family) for family in families)
-    room = Classroom(families, templates, each, config=learner.config, school=school, work=work)
+    room = Classroom(
+        families, templates, each, config=learner.config, school=school, work=learner.work_config.on_policy()
+    )
     return room, rounds * school.epochs * school.minibatches, rounds
 
 

@@ -1,6 +1,5 @@
 """The classroom against the host: what a lifetime perceives and does there is what it would at work."""
 
-import dataclasses
 from functools import partial
 
 import jax
@@ -21,7 +20,7 @@ from fifteen.senses import Senses
 from fifteen.updating import new_learner_state
 
 CONFIG = SIZES["debug"]
-WORK = dataclasses.replace(WorkConfig(), noise_memory=(0.0,))
+WORK = WorkConfig().on_policy()
 NAMES = ("bandit/bernoulli", "mdp/tabular", "control/pendulum")
 
 
