@@ -7,9 +7,8 @@ import re
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
@@ -19,7 +18,8 @@ from rich.table import Table
 
 import fifteen
 from fifteen.checkpoint import read
-from fifteen.config import Learn, SchoolConfig, Size
+from fifteen.commands import Demo, Evaluate, Info, Jobs, School, Work
+from fifteen.config import SchoolConfig
 from fifteen.demo import run_demo
 from fifteen.errors import FifteenError, RunError
 from fifteen.jobs.registry import jobs, open_job
@@ -33,103 +33,6 @@ if TYPE_CHECKING:
 DEFAULT_STEPS = 20_000
 PLAN = "plan.json"
 """In the folder of a run over several jobs: which jobs, with what arguments, how many are finished."""
-
-
-_Positional = tyro.conf.Positional
-
-
-def _shown(metavar: str, hint: str) -> Any:
-    """How an option looks in --help: the name of its value, and what holds without it."""
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=hint)
-
-
-@dataclass(frozen=True)
-class School:
-    """Broad training on very many procedurally generated jobs, so that the learner picks up new ones quickly."""
-
-    families: Annotated[tuple[str, ...], _Positional, _shown("[FAMILY ...]", "(default: all)")] = ()
-    """Families such as bandit/bernoulli, or whole groups such as bandit (see `fifteen jobs`)."""
-    steps: float = 5e7
-    """Environment steps of all lifetimes together."""
-    lifetimes: int = SchoolConfig.lifetimes
-    """Lifetimes at once."""
-    seed: int = 0
-    """Seed of the jobs, and of a fresh learner."""
-    learner: Annotated[Path | None, _shown("PATH", "(default: a fresh one)")] = None
-    """A saved learner, to go on with."""
-    size: Annotated[Size | None, _shown("{debug,small,base,large}", "(default: small)")] = None
-    """Size of a fresh learner."""
-    run: Annotated[Path | None, _shown("DIR", "(default: runs/school-TIME)")] = None
-    """Folder of the run. Where it holds an unfinished school, that one goes on."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """Put a learner to work: it learns the job while doing it. Several jobs follow one another."""
-
-    jobs: Annotated[tuple[str, ...], _Positional, _shown("[JOB ...]", "")] = ()
-    """Gymnasium ids, Fifteen ids (see `fifteen jobs`), or module:factory."""
-    steps: Annotated[int | None, _shown("N", "(default: 20000)")] = None
-    """Environment steps on each job."""
-    episodes: Annotated[int | None, _shown("N", "")] = None
-    """Finished attempts on each job, instead of --steps."""
-    seed: int = 0
-    """Seed of the job, and of a fresh learner."""
-    learner: Annotated[Path | None, _shown("PATH", "(default: a fresh one)")] = None
-    """A saved learner or the folder of a run, to go on with."""
-    run: Annotated[Path | None, _shown("DIR", "(default: runs/JOB-TIME)")] = None
-    """Folder of the run: settings, metrics, experience, learner, report."""
-    learn: Learn = "both"
-    """context: memory only; weights: memory is wiped after every attempt; or both."""
-    num_envs: int = 1
-    """Copies of the job that one learner does at the same time."""
-    size: Annotated[Size | None, _shown("{debug,small,base,large}", "(default: small)")] = None
-    """Size of a fresh learner."""
-    kwargs: Annotated[str, _shown("JSON", "")] = "{}"
-    """Arguments of the job, an object such as '{"size": 5}'."""
-    tensorboard: bool = False
-    """Also write TensorBoard files into the folder of the run."""
-    resume: Annotated[Path | None, _shown("DIR", "")] = None
-    """Go on with the run in this folder, where it was last saved."""
-
-
-@dataclass(frozen=True)
-class Evaluate:
-    """How well a saved learner does a job: fresh memory, no weight updates."""
-
-    job: Annotated[str, _Positional]
-    """A Gymnasium id, a Fifteen id, or module:factory."""
-    learner: Path
-    """A saved learner or the folder of a run."""
-    episodes: int = 20
-    """Attempts."""
-    seed: int = 1
-    """Seed of the job and of the learner's choices."""
-    num_envs: int = 1
-    """Copies of the job that are done at the same time."""
-    kwargs: Annotated[str, _shown("JSON", "")] = "{}"
-    """Arguments of the job, an object such as '{"size": 5}'."""
-
-
-@dataclass(frozen=True)
-class Jobs:
-    """List the jobs that come with Fifteen."""
-
-
-@dataclass(frozen=True)
-class Info:
-    """Check a saved learner or the folder of a run, and say what it is."""
-
-    path: Annotated[Path, _Positional]
-    """A saved learner or the folder of a run."""
-
-
-@dataclass(frozen=True)
-class Demo:
-    """One configuration, five jobs, a few minutes: the shortest look at what Fifteen does."""
-
-    run: Annotated[Path | None, _shown("DIR", "(default: runs/demo-TIME)")] = None
-    """Folder of the runs and their reports."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

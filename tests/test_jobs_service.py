@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 from test_jobs_operations import check_distinct, check_observations, check_stream, check_teacher, one, playing
 
-from fifteen.jobs.service import DISCOUNT, FAMILIES, QUEUES, RESULTS, TESTS, WEARS, klimov_index
+from fifteen.jobs import diagnosis, service
+from fifteen.jobs.diagnosis import RESULTS, TESTS
+from fifteen.jobs.service import DISCOUNT, QUEUES, WEARS, klimov_index
+
+FAMILIES = (*service.FAMILIES, *diagnosis.FAMILIES)
 
 PLAYED = {}
 

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from fifteen.errors import JobError
-from fifteen.jobs import bandits, control, grids, linear, mdps, operations, recall, service
+from fifteen.jobs import bandits, control, diagnosis, grids, linear, mdps, operations, recall, service
 from fifteen.jobs.family import Family
 
 FAMILIES: dict[str, Family] = {
     family.name: family
-    for module in (bandits, mdps, grids, control, linear, recall, operations, service)
+    for module in (bandits, mdps, grids, control, linear, recall, operations, service, diagnosis)
     for family in module.FAMILIES
 }
 
