@@ -78,12 +78,12 @@ class SchoolConfig:
     rollout: int = 64  # ticks between two rounds of learning
     epochs: int = 2
     minibatches: int = 4
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     max_gradient: float = 1.0  # clip of the global gradient norm
     trace: float = 0.9  # lambda of both advantages
     clip: float = 0.2  # of the importance ratio (PPO)
     entropy_weight: float = 0.01
-    teacher_weight: float = 0.3  # of the cross-entropy to the teacher at first
+    teacher_weight: float = 1.0  # of the cross-entropy to the teacher at first
     teacher_until: float = 0.7  # share of the steps after which the teacher has nothing more to say
     value_weight: float = 0.5
     prediction_weight: float = 0.1
