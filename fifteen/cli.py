@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -23,12 +23,10 @@ from fifteen.config import SchoolConfig
 from fifteen.demo import run_demo
 from fifteen.errors import FifteenError, RunError
 from fifteen.jobs.registry import jobs, open_job
+from fifteen.learner import SHIPPED, Learner
 from fifteen.log import RECENT, Sink, TensorBoardSink, WorkLog, number
 from fifteen.report import flat, write_index, write_report
 from fifteen.terminal import SchoolView, TerminalSink
-
-if TYPE_CHECKING:
-    from fifteen.learner import Learner
 
 DEFAULT_STEPS = 20_000
 PLAN = "plan.json"
@@ -60,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             case Jobs():
                 return _jobs(console)
             case Info():
-                return _info(command.path, console)
+                return _info(_place(command.path), console)
             case Demo():
                 return run_demo(command.run or _default_folder("demo"), console)
     except (FifteenError, OSError) as error:
@@ -76,7 +74,7 @@ def _school(command: School, console: Console) -> int:
         raise RunError(f"the learner in {command.learner} has its size already: drop --size")
     folder = command.run or _default_folder("school")
     learner = (
-        fifteen.load(command.learner)
+        fifteen.load(_place(command.learner))
         if command.learner
         else fifteen.new(size=command.size or "small", seed=command.seed)
     )
@@ -117,7 +115,7 @@ def _work(command: Work, console: Console) -> int:
         "steps": DEFAULT_STEPS if command.steps is None is command.episodes else command.steps,
         "episodes": command.episodes,
         "seed": command.seed,
-        "learner": None if command.learner is None else str(command.learner),
+        "learner": None if command.learner is None else str(_place(command.learner)),
         "size": command.size or "small",
         "learn": command.learn,
         "num_envs": command.num_envs,
@@ -170,7 +168,7 @@ def _follow(plan: dict[str, Any], folder: Path, tensorboard: bool, console: Cons
     return 0
 
 
-def _first_learner(plan: dict[str, Any]) -> "Learner":
+def _first_learner(plan: dict[str, Any]) -> Learner:
     if plan["learner"] is not None:
         return fifteen.load(plan["learner"])
     return fifteen.new(size=plan["size"], seed=plan["seed"])
@@ -178,7 +176,7 @@ def _first_learner(plan: dict[str, Any]) -> "Learner":
 
 def _work_on(
     job: str,
-    learner: "Learner",
+    learner: Learner,
     plan: dict[str, Any],
     folder: Path,
     tensorboard: bool,
@@ -234,7 +232,7 @@ def _say_end(log: WorkLog, run: Path, resumable: Path, console: Console) -> int:
 
 def _evaluate(command: Evaluate, console: Console) -> int:
     result = fifteen.evaluate(
-        fifteen.load(command.learner),
+        fifteen.load(_place(command.learner)),
         command.job,
         episodes=command.episodes,
         seed=command.seed,
@@ -278,6 +276,10 @@ def _info(path: Path, console: Console) -> int:
         rows = sum(manifest["experience"]["count"])
         table.add_row("run", f"at step {manifest['run']['recorder']['step']:,}, with {rows:,} rows of experience")
     provenance = dict(manifest["provenance"])
+    for n, was in enumerate(provenance.pop("schooled", ()), start=1):
+        table.add_row(
+            f"school {n}", f"{len(was['families'])} families, {was['steps_done']:,} steps, seed {was['seed']}"
+        )
     for n, was in enumerate(provenance.pop("worked", ()), start=1):
         table.add_row(f"job {n}", f"{was['job']}, {was['steps']:,} steps, {was['learn']}, ended: {was['reason']}")
     told = {name: manifest[name] for name in ("mind", "work", "versions", "format", "sha256")}
@@ -285,6 +287,11 @@ def _info(path: Path, console: Console) -> int:
         table.add_row(name, value)
     console.print(table)
     return 0
+
+
+def _place(learner: Path) -> Path:
+    """Where a learner lies that the command was given."""
+    return SHIPPED if learner == Path("shipped") else learner
 
 
 def _sinks(folder: Path, tensorboard: bool, console: Console) -> tuple[Sink, ...]:

@@ -29,7 +29,7 @@ class School:
     seed: int = 0
     """Seed of the jobs, and of a fresh learner."""
     learner: Annotated[Path | None, _shown("PATH", "(default: a fresh one)")] = None
-    """A saved learner, to go on with."""
+    """A saved learner to go on with, or "shipped": the schooled one that ships."""
     size: Annotated[Size | None, _shown("{debug,small,base,large}", "(default: small)")] = None
     """Size of a fresh learner."""
     run: Annotated[Path | None, _shown("DIR", "(default: runs/school-TIME)")] = None
@@ -49,7 +49,7 @@ class Work:
     seed: int = 0
     """Seed of the job, and of a fresh learner."""
     learner: Annotated[Path | None, _shown("PATH", "(default: a fresh one)")] = None
-    """A saved learner or the folder of a run, to go on with."""
+    """A saved learner or the folder of a run to go on with, or "shipped": the schooled one that ships."""
     run: Annotated[Path | None, _shown("DIR", "(default: runs/JOB-TIME)")] = None
     """Folder of the run: settings, metrics, experience, learner, report."""
     learn: Learn = "both"
@@ -73,7 +73,7 @@ class Evaluate:
     job: Annotated[str, _Positional]
     """A Gymnasium id, a Fifteen id, or module:factory."""
     learner: Path
-    """A saved learner or the folder of a run."""
+    """A saved learner or the folder of a run, or "shipped": the schooled one that ships."""
     episodes: int = 20
     """Attempts."""
     seed: int = 1
@@ -94,7 +94,7 @@ class Info:
     """Check a saved learner or the folder of a run, and say what it is."""
 
     path: Annotated[Path, _Positional]
-    """A saved learner or the folder of a run."""
+    """A saved learner or the folder of a run, or "shipped": the schooled one that ships."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from fifteen.cores import core_named
+
 Size = Literal["debug", "small", "base", "large"]
 Learn = Literal["context", "weights", "both"]
 
@@ -13,7 +15,7 @@ class MindConfig:
 
     slots: int = 64  # sensor values in a percept
     width: int = 64  # features between layers
-    layers: int = 1  # fast-weight memory layers
+    layers: int = 1  # memory layers
     heads: int = 2  # memory heads per layer
     head_size: int = 16  # d: each head's state is d x d
     taps: int = 4  # width of the short causal convolution before the memory
@@ -22,12 +24,12 @@ class MindConfig:
     max_bins: int = 16  # rows of bin codes
     value_bins: int = 31  # support of the categorical values
     value_limit: float = 1.2  # the support spans symexp(-limit) .. symexp(limit), in scaled returns
+    core: str = "delta"  # what the memory layers are, see `cores.CORES`
 
     @property
     def memory_size(self) -> int:
-        """float32 numbers that one stream's memory holds."""
-        per_layer = self.heads * self.head_size**2 + (self.taps - 1) * 3 * self.heads * self.head_size
-        return self.layers * per_layer
+        """float32 numbers that one stream's memory holds. Raises RunError for an unknown core."""
+        return self.layers * core_named(self.core).state_size(self)
 
 
 SIZES: dict[str, MindConfig] = {
@@ -84,7 +86,7 @@ class SchoolConfig:
     clip: float = 0.2  # of the importance ratio (PPO)
     entropy_weight: float = 0.01
     teacher_weight: float = 1.0  # of the cross-entropy to the teacher at first
-    teacher_until: float = 0.7  # share of the steps after which the teacher has nothing more to say
+    teacher_last: float = 0.3  # the same at last: without a teacher, reinforcement alone forgets what was learned
     value_weight: float = 0.5
     prediction_weight: float = 0.1
     projected: float = 0.1  # share of lifetimes whose sensors are mixed at random and whose actions are permuted

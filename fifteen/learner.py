@@ -25,6 +25,9 @@ from fifteen.updating import LearnerState, new_learner_state, optimiser
 from fifteen.worker import Moment, Worker
 
 KIND = "learner"
+SHIPPED = Path(__file__).with_name("minds") / "small"
+"""The schooled learner that ships; its manifest says how it was schooled."""
+
 _YES, _NO = np.ones(1, np.bool_), np.zeros(1, np.bool_)  # shared by ticks, which nobody writes into
 _YES.flags.writeable = _NO.flags.writeable = False
 
@@ -218,17 +221,12 @@ def new(size: Size | MindConfig = "small", seed: int = 0, *, work: WorkConfig | 
 
 
 def load(path: str | Path | None = None) -> Learner:
-    """A saved learner: the folder it was saved in, or the folder of a run.
+    """A saved learner: the folder it was saved in, or the folder of a run; by default the schooled one that ships.
 
     Raises CheckpointError if it is missing, foreign, newer, truncated or corrupted.
     """
-    if path is None:
-        raise CheckpointError(
-            "no schooled learner ships with this version of Fifteen yet: begin with fifteen.new(size='small', seed=0), "
-            "or give the path of a saved learner"
-        )
-    arrays, manifest = checkpoint.read(learner_folder(Path(path)))
-    return from_arrays(arrays, manifest, Path(path))
+    folder = SHIPPED if path is None else learner_folder(Path(path))
+    return from_arrays(*checkpoint.read(folder), folder)
 
 
 def _tuples(settings: dict[str, Any]) -> dict[str, Any]:

@@ -80,7 +80,8 @@ class SchoolProgress:
     steps_total: int
     seconds: float  # since this process took up the school
     steps_per_second: float
-    # By family: first, third and last attempt of the lifetimes that ended lately; 0 is chance, 1 the reference.
+    # By family: first, third and last attempt of the lifetimes that ended lately; 0 is chance, 1 the reference. Of
+    # another library's environment the raw returns.
     scores: dict[str, tuple[float, float, float]]
     metrics: dict[str, float]
 

@@ -17,46 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from fifteen import memory
 from fifteen.config import MindConfig
+from fifteen.cores import MemoryCore, core_named
 from fifteen.frames import Layout, Percept
+from fifteen.layers import LayerNorm, Linear, Weight, normal
 from fifteen.returns import support, symlog
 
 CONTEXT_SIZE = 7
-
-Weight = Array | np.ndarray
-"""A parameter: drawn on the host, an Array from then on."""
-
-
-@final
-class Linear(eqx.Module):
-    """y = x W + b, W float32[in, out] drawn from N(0, scale^2 / in), b zero."""
-
-    weight: Weight
-    bias: Weight
-
-    def __init__(self, random: np.random.Generator, size_in: int, size_out: int, scale: float = 1.0):
-        self.weight = _normal(random, (size_in, size_out), scale / size_in**0.5)
-        self.bias = np.zeros(size_out, np.float32)
-
-    def __call__(self, x: Array) -> Array:
-        return x @ self.weight + self.bias
-
-
-@final
-class LayerNorm(eqx.Module):
-    """Ba et al. 2016, over the last axis."""
-
-    gain: Weight
-    bias: Weight
-
-    def __init__(self, size: int):
-        self.gain = np.ones(size, np.float32)
-        self.bias = np.zeros(size, np.float32)
-
-    def __call__(self, x: Array) -> Array:
-        centred = x - jnp.mean(x)
-        return centred * jax.lax.rsqrt(jnp.mean(centred**2) + 1e-5) * self.gain + self.bias
 
 
 @final
@@ -69,7 +36,7 @@ class ImageEncoder(eqx.Module):
     def __init__(self, random: np.random.Generator, width: int):
         channels = (3, 8, 16, 16)
         self.kernels = tuple(
-            _normal(random, (3, 3, i, o), (2.0 / (9 * i)) ** 0.5)
+            normal(random, (3, 3, i, o), (2.0 / (9 * i)) ** 0.5)
             for i, o in zip(channels[:-1], channels[1:], strict=True)
         )
         self.project = Linear(random, 4 * 4 * channels[-1], width)
@@ -85,94 +52,13 @@ class ImageEncoder(eqx.Module):
 
 
 @final
-class MemoryLayer(eqx.Module):
-    """x + out(gate * read): pre-norm residual layer around the gated delta rule, after a short causal convolution.
-
-    Its state is one flat vector: the heads' fast weights, then the last taps - 1 inputs of the convolution.
-    """
-
-    norm: LayerNorm
-    project: Linear  # W -> q, k, v of every head
-    convolution: Weight  # float32[taps, 3 * heads * head_size], last tap is the present
-    gates: Linear  # W -> write strength and decay of every head, then the read-out gate
-    out: Linear
-    read_norm: LayerNorm
-    heads: int = eqx.field(static=True)
-    size: int = eqx.field(static=True)
-
-    def __init__(self, random: np.random.Generator, config: MindConfig):
-        inner = config.heads * config.head_size
-        self.norm = LayerNorm(config.width)
-        self.project = Linear(random, config.width, 3 * inner)
-        self.convolution = _normal(random, (config.taps, 3 * inner), 0.1)
-        self.convolution[-1] += 1.0
-        self.gates = Linear(random, config.width, 2 * config.heads + inner)
-        self.out = Linear(random, inner, config.width)
-        self.read_norm = LayerNorm(config.head_size)
-        self.heads, self.size = config.heads, config.head_size
-
-    def _qkv(self, mixed: Array) -> tuple[Array, Array, Array]:
-        """float32[3 * heads * d] -> query, key (unit length), value, each float32[heads, d]."""
-        query, key, value = jax.nn.silu(mixed).reshape(3, self.heads, self.size)
-        return _unit(query), _unit(key), value
-
-    def _gates(self, normed: Array) -> tuple[Array, Array, Array]:
-        """float32[W] -> write float32[heads], log_decay float32[heads], gate float32[heads, d]."""
-        raw = self.gates(normed)
-        # An untrained memory keeps about 0.98 of itself a step.
-        log_decay = -jax.nn.softplus(raw[self.heads : 2 * self.heads] - 4.0)
-        return jax.nn.sigmoid(raw[: self.heads]), log_decay, jax.nn.silu(raw[2 * self.heads :]).reshape(self.heads, -1)
-
-    def _residual(self, x: Array, read: Array, gate: Array) -> Array:
-        return x + self.out((jax.vmap(self.read_norm)(read) * gate).reshape(-1))
-
-    def _split(self, state: Array) -> tuple[Array, Array]:
-        fast = self.heads * self.size**2
-        return state[:fast].reshape(self.heads, self.size, self.size), state[fast:].reshape(
-            self.convolution.shape[0] - 1, -1
-        )
-
-    def step(self, state: Array, x: Array, reset: Array) -> tuple[Array, Array]:
-        """state float32[memory], x float32[W], reset bool[] -> (state, float32[W])."""
-        weights, recent = self._split(state)
-        normed = self.norm(x)
-        recent = jnp.where(reset, 0.0, recent)
-        window = jnp.concatenate([recent, self.project(normed)[None]])
-        query, key, value = self._qkv(jnp.sum(window * self.convolution, axis=0))
-        write, log_decay, gate = self._gates(normed)
-        resets = jnp.broadcast_to(reset, (self.heads,))
-        weights, read = jax.vmap(memory.delta_step)(weights, query, key, value, write, log_decay, resets)
-        return jnp.concatenate([weights.reshape(-1), window[1:].reshape(-1)]), self._residual(x, read, gate)
-
-    def unroll(self, state: Array, x: Array, reset: Array) -> tuple[Array, Array]:
-        """state float32[memory], x float32[T, W], reset bool[T] -> (state, float32[T, W])."""
-        weights, recent = self._split(state)
-        length, taps = x.shape[0], self.convolution.shape[0]
-        normed = jax.vmap(self.norm)(x)
-        window = jnp.concatenate([recent, jax.vmap(self.project)(normed)])  # [taps - 1 + T, 3 * inner]
-        segment = jnp.concatenate([jnp.zeros(taps - 1, jnp.int32), jnp.cumsum(reset.astype(jnp.int32))])
-        mixed = jnp.zeros((length, window.shape[1]))
-        for tap in range(taps):
-            same = segment[tap : tap + length] == segment[taps - 1 :]
-            mixed = mixed + jnp.where(same[:, None], window[tap : tap + length], 0.0) * self.convolution[tap][None]
-        query, key, value = jax.vmap(self._qkv)(mixed)  # [T, heads, d]
-        write, log_decay, gate = jax.vmap(self._gates)(normed)
-        per_head = jax.vmap(memory.unroll, in_axes=(0, 1, 1, 1, 1, 1, None), out_axes=(0, 1))
-        weights, read = per_head(weights, query, key, value, write, log_decay, reset)
-        kept = segment[length:] == segment[-1]
-        recent = jnp.where(kept[:, None], window[length:], 0.0)
-        state = jnp.concatenate([weights.reshape(-1), recent.reshape(-1)])
-        return state, jax.vmap(self._residual)(x, read, gate)
-
-
-@final
 class Model(eqx.Module):
     """Parameters of the mind."""
 
     sense: Linear
     see: ImageEncoder
     sense_norm: LayerNorm
-    layers: tuple[MemoryLayer, ...]
+    layers: tuple[MemoryCore, ...]
     trunk: Linear
     trunk_norm: LayerNorm
     factor_code: Weight  # float32[max_factors, R]
@@ -193,12 +79,13 @@ class Model(eqx.Module):
         self.sense = Linear(random, config.slots + CONTEXT_SIZE + rank, width)
         self.see = ImageEncoder(random, width)
         self.sense_norm = LayerNorm(width)
-        self.layers = tuple(MemoryLayer(random, config) for _ in range(config.layers))
+        core = core_named(config.core)
+        self.layers = tuple(core(random, config) for _ in range(config.layers))
         self.trunk = Linear(random, width, width)
         self.trunk_norm = LayerNorm(width)
         self.factor_code = random.choice(np.array([-1.0, 1.0], np.float32), (config.max_factors, rank))
-        self.bin_code = _normal(random, (config.max_bins, rank), 1.0)
-        self.line_frequency = _normal(random, (rank,), 2.0)
+        self.bin_code = normal(random, (config.max_bins, rank), 1.0)
+        self.line_frequency = normal(random, (rank,), 2.0)
         self.line_phase = random.uniform(0.0, 2.0 * math.pi, rank).astype(np.float32)
         # Zero read-outs: a uniform policy, and values of zero that a job's outcomes pull up or down.
         self.policy = Linear(random, width, rank, scale=0.0)
@@ -329,12 +216,3 @@ def unravel(weights: Array, config: MindConfig) -> Model:
 def expected_value(logits: Array, config: MindConfig) -> Array:
     """Mean of categorical values: float32[..., Z] -> float32[...], in scaled returns."""
     return jax.nn.softmax(logits) @ support(config.value_bins, config.value_limit)
-
-
-def _normal(random: np.random.Generator, shape: tuple[int, ...], scale: float) -> np.ndarray:
-    return random.standard_normal(shape, np.float32) * np.float32(scale)
-
-
-def _unit(x: Array) -> Array:
-    """Unit length along the last axis; zero stays zero, with a finite gradient."""
-    return x * jax.lax.rsqrt(jnp.sum(x**2, axis=-1, keepdims=True) + 1e-6)

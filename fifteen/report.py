@@ -100,10 +100,13 @@ def write_report(run_folder: Path) -> Path:
     return write_page(run_folder / "report.html", f"{record.job} · Fifteen", body)
 
 
-def write_index(folder: Path, title: str, columns: Sequence[str], rows: Mapping[Path, Sequence[str]]) -> Path:
+def write_index(
+    folder: Path, title: str, columns: Sequence[str], rows: Mapping[Path, Sequence[str]], charts: str = ""
+) -> Path:
     """Write folder/index.html: one table that links the report of every run; give its path.
 
-    `rows` maps each run's folder (inside `folder`) to its cells, one for each of `columns`.
+    `rows` maps each run's folder (inside `folder`) to its cells, one for each of `columns`; `charts` is HTML of
+    `charts.chart`, shown below.
     """
     head = "".join(f"<th>{escape(name)}</th>" for name in ("Job", *columns, "Returns"))
     lines = []
@@ -120,6 +123,7 @@ def write_index(folder: Path, title: str, columns: Sequence[str], rows: Mapping[
         f"mean return of the last {RECENT} attempts over the run.</p></header>"
         f'<section class="box scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></section>"
+        f'<div class="charts">{charts}</div>'
     )
     return write_page(folder / "index.html", f"{title} · Fifteen", body)
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from fifteen.charts import Series, chart, sparkline
 from fifteen.errors import RunError
+from fifteen.jobs.families import is_outside
 from fifteen.log import SchoolProgress
 from fifteen.report import definitions, flat, write_page
 
@@ -45,7 +46,10 @@ def write_school_report(folder: Path, settings: dict[str, Any]) -> Path:
     for at, line in enumerate(history):
         for name, values in line["scores"].items():
             scores[names.index(name), at] = values
-    means = _means(scores)
+    # Of another library's environment the score is the raw return, in a unit of its own.
+    referred = np.array([not is_outside(name) for name in names], bool)
+    means = _means(scores[referred])
+    outside = ", ".join(name for name in names if is_outside(name))
     rows = "".join(
         f"<tr><td>{escape(name)}</td>{''.join(_cell(*pair) for pair in zip(_ATTEMPTS, scores[n, -1], strict=True))}"
         f"<td>{sparkline(scores[n, :, 2])}</td></tr>"
@@ -56,20 +60,27 @@ def write_school_report(folder: Path, settings: dict[str, Any]) -> Path:
         Series(steps, means[:, n], "line", style, f"{attempt} attempt")
         for n, (attempt, style) in enumerate(zip(_ATTEMPTS, ("quiet", "guide", "main"), strict=True))
     ]
-    body = (
-        '<header><p class="eyebrow">Fifteen · a learner at school</p>'
-        f'<h1>{len(names)} families</h1><p class="lead">{int(steps[-1]):,} steps of all lifetimes. '
-        "Scores are those of lifetimes that ended lately: 0 is a uniformly random policy, 1 the family's reference, "
-        "which may know what no learner can know.</p></header>"
-        '<div class="charts">'
-        + chart(
+    only_outside = bool(names) and not referred.any()
+    learning = (
+        ""
+        if only_outside
+        else chart(
             "Learning within a lifetime",
-            "Mean score over the families. The distance between the first and the last attempt is what is learned in "
-            "context, without an update of the weights.",
+            "Mean score over the families that have a reference. The distance between the first and the last attempt "
+            "is what is learned in context, without an update of the weights.",
             curves,
             x_label="steps of all lifetimes",
             y_label="score (0 chance, 1 reference)",
         )
+    )
+    body = (
+        '<header><p class="eyebrow">Fifteen · a learner at school</p>'
+        f'<h1>{len(names)} families</h1><p class="lead">{int(steps[-1]):,} steps of all lifetimes. '
+        "Scores are those of lifetimes that ended lately: 0 is a uniformly random policy, 1 the family's reference, "
+        "which may know what no learner can know."
+        + (f" Raw returns, in no mean: {escape(outside)}." if outside else "")
+        + '</p></header><div class="charts">'
+        + learning
         + "".join(
             chart(
                 title,

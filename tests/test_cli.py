@@ -12,6 +12,7 @@ from rich.console import Console
 import fifteen
 from fifteen import cli, demo
 from fifteen.errors import JobError
+from fifteen.learner import SHIPPED
 from fifteen.log import SchoolProgress, WorkLog
 
 
@@ -38,7 +39,7 @@ class Fakes:
         self.calls.append(("new", size, seed))
         return ["new"]
 
-    def load(self, path):
+    def load(self, path="shipped"):
         self.calls.append(("load", str(path)))
         return [f"loaded {path.name if hasattr(path, 'name') else path}"]
 
@@ -262,6 +263,12 @@ def test_school_saves_and_says_how_to_go_on(monkeypatch, tmp_path, capsys, steps
         assert "bandit/bernoulli 0.35" in said
 
 
+def test_shipped_is_the_learner_that_ships(fakes):
+    assert cli.main(["evaluate", "A-v0", "--learner", "shipped"]) == 0
+    assert cli.main(["work", "A-v0", "--learner", "shipped", "--run", "r"]) == 0
+    assert [call[1] for call in fakes.calls if call[0] == "load"] == [str(SHIPPED)] * 2
+
+
 def test_jobs_lists_what_is_registered(fakes, capsys):
     assert cli.main(["jobs"]) == 0
     said = capsys.readouterr().out
@@ -272,7 +279,7 @@ def test_jobs_lists_what_is_registered(fakes, capsys):
 def test_demo_prints_a_table_and_one_index(fakes, tmp_path, capsys):
     jobs = (demo.DemoJob("A-v0", 400, 20.0), demo.DemoJob("B-v0", 400, 99.0))
     console = Console(width=100)
-    assert demo.run_demo(tmp_path / "d", console, jobs) == 0
+    assert demo.run_demo(tmp_path / "d", console, jobs, ("B-v0",)) == 0
     said = capsys.readouterr().out
     # Returns 0, 1, 2, ...: the mean of 20 reaches 20 with attempt 30 (11 .. 30), at step 310.
     (a,) = [line for line in said.splitlines() if "A-v0" in line and "400" in line]
@@ -287,13 +294,19 @@ def test_demo_prints_a_table_and_one_index(fakes, tmp_path, capsys):
     assert b.strip("│ ").split("│")[-1].strip() == "–"
     assert f"reports: {tmp_path / 'd' / 'index.html'}\n" in said
     assert (tmp_path / "d" / "2-B-v0" / "report.html").is_file()
-    assert [call[:2] for call in fakes.calls] == [("new", "small"), ("work", "new")] * 2
+    assert [call[:2] for call in fakes.calls][:5] == [("new", "small"), ("work", "new")] * 2 + [("load", "shipped")]
+    asked = [call[3]["episodes"] for call in fakes.calls if call[0] == "evaluate"]
+    assert asked == [demo.ATTEMPTS] * demo.LIFETIMES + [1] * (demo.LIFETIMES * demo.ATTEMPTS)
+    assert "B-v0, schooled, in context: 0 in attempt 1, 2 in attempt 3" in said
+    assert "B-v0, fresh, updating its weights: 0 in attempt 1, 2 in attempt 3, 19 in attempt 20" in said
+    page = (tmp_path / "d" / "index.html").read_text()
+    assert "memory wiped after every attempt" in page
 
 
 def test_demo_stops_when_interrupted(fakes, tmp_path):
     fakes.reasons = ["interrupted"]
     jobs = (demo.DemoJob("A-v0", 400, 20.0), demo.DemoJob("B-v0", 400, 99.0))
-    assert demo.run_demo(tmp_path / "d", Console(quiet=True), jobs) == 130
+    assert demo.run_demo(tmp_path / "d", Console(quiet=True), jobs, ("A-v0",)) == 130
     assert [call[2] for call in fakes.calls if call[0] == "work"] == ["A-v0"]
 
 

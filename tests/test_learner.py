@@ -14,7 +14,10 @@ import fifteen
 from fifteen import checkpoint
 from fifteen.config import SIZES, WorkConfig
 from fifteen.errors import CheckpointError, RunError, SpaceError
+from fifteen.jobs.families import FAMILIES
+from fifteen.jobs.family import draw_job
 from fifteen.jobs.protocol import attempt_seed
+from fifteen.learner import SHIPPED
 
 
 def new(seed=0):
@@ -226,9 +229,17 @@ def test_a_learner_comes_back_as_it_was_saved(worked, tmp_path):
     assert_same(again, other)
 
 
-def test_without_a_path_it_says_that_no_schooled_learner_ships():
-    with pytest.raises(CheckpointError, match=r"no schooled learner ships.*fifteen\.new\(size='small'"):
-        fifteen.load()
+def test_without_a_path_it_is_the_schooled_learner_that_ships():
+    learner = fifteen.load()
+    assert learner.provenance["schooled"][-1]["steps_done"] > 1_000_000
+    assert sum(file.stat().st_size for file in SHIPPED.iterdir()) < 10e6
+    gains = []
+    for seed in range(5):
+        chances = draw_job(FAMILIES["bandit/bernoulli"], seed, "uniform").chances
+        kwargs = {"seed": seed, "template": "uniform"}
+        pulls = fifteen.evaluate(learner, "bandit/bernoulli-v0", episodes=1, kwargs=kwargs).returns[0]
+        gains.append((pulls - 100.0 * chances.mean()) / (100.0 * (chances.max() - chances.mean())))
+    assert np.mean(gains) > 0.4  # 0 is chance, 1 the best arm from the first pull on
 
 
 def manifest_of(path):

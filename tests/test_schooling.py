@@ -45,8 +45,10 @@ def test_two_n_rounds_are_n_saved_loaded_and_n(tmp_path):
     assert ended.metrics["teacher_loss"] > 0
     page = (tmp_path / "report.html").read_text()
     assert "bandit/bernoulli" in page and "http" not in page.replace("http-equiv", "")
-    assert [line["steps"] for line in read_history(tmp_path)] == [steps // 2, steps]
-    assert again.provenance["schooled"][-1]["steps_done"] == steps
+    # Where the machine is slow there are saves between these two.
+    assert {steps // 2, steps} <= {line["steps"] for line in read_history(tmp_path)}
+    told = again.provenance["schooled"][-1]
+    assert told["steps_done"] == steps and told["seconds"] >= 0 and {"commit", "device", "families"} <= set(told)
     with pytest.raises(CheckpointError, match="seed differ"):
         fifteen.school(again, ["bandit/bernoulli"], steps, seed=1, config=SMALL, run=tmp_path)
 

@@ -53,7 +53,7 @@ class Rollout(NamedTuple):
     frames: Array  # float32[N, T, percept], sensors standardised as the mind saw them, reward in scaled returns
     decisions: Array  # float32[N, T, decision]
     felt: Array  # float32[N, T], reward as the percept showed it
-    teacher: Array  # float32[N, T, B], the teacher's probabilities of the bins
+    teacher: Array  # float32[N, T, B], the teacher's probabilities of the bins; zeros where there is no teacher
     memory: Array  # float32[N, memory] before the first tick
 
 
@@ -91,8 +91,13 @@ class _Desk:
         place = choice.astype(jnp.float32) / (self.ordered - 1)
         return (self.low + place * (self.high - self.low))[None]
 
-    def taught(self, action: Array) -> Array:
-        """What a teacher said as probabilities of the job's own bins, float32[bins]."""
+    def taught(self, action: Array | None) -> Array:
+        """What a teacher said as probabilities of the job's own bins, float32[bins].
+
+        All zero where there is no teacher: the cross-entropy to that is no loss.
+        """
+        if action is None:
+            return jnp.zeros(self.bins)
         if not self.ordered:
             return action
         place = (action[0] - self.low) / (self.high - self.low) * (self.ordered - 1)

@@ -9,7 +9,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import equinox as eqx
 import jax
@@ -34,12 +34,33 @@ class Family(eqx.Module):
         """Draw a job: template int32[], key a typed key. Pure; its static fields do not depend on the arguments."""
 
     @abc.abstractmethod
-    def teach(self, job: Any, state: Any) -> Array:
+    def teach(self, job: Any, state: Any) -> Array | None:
         """What a teacher who knows the job's parameters does in this state. Pure.
 
         Discrete(n): probabilities float32[n], uniform over equally good actions. Box of d dimensions: the action,
-        float32[d], within the bounds.
+        float32[d], within the bounds. None, for every job and state, of a family without a teacher.
         """
+
+
+@final
+class OutsideFamily(Family):
+    """One job of another library, as a family.
+
+    Nobody has taught, split or measured it: it has no teacher, all its templates are for schooling, and its score is
+    the raw return. For a family of our own each of these is an error.
+    """
+
+    name: str = eqx.field(static=True)  # "library/name", also the id of its job
+    templates: tuple[str, ...] = eqx.field(static=True)  # one: the library and its version
+    lifetime: int = eqx.field(static=True)
+    job: Job
+    reference: str = eqx.field(static=True, default="none: the score is the raw return")
+
+    def sample(self, template: Array, key: Array) -> Job:
+        return self.job
+
+    def teach(self, job: Any, state: Any) -> None:
+        return None
 
 
 @dataclass(frozen=True)
@@ -52,6 +73,8 @@ class Split:
 
     def indices(self, family: Family, held_out: bool = False) -> tuple[int, ...]:
         """Indices of a family's templates. Raises JobError for a family or template that the split does not know."""
+        if isinstance(family, OutsideFamily):
+            return () if held_out else tuple(range(len(family.templates)))
         if family.name not in self.train:
             raise JobError(f"the split knows no family {family.name!r}; it has {', '.join(sorted(self.train))}")
         known = {*self.train[family.name], *self.held_out[family.name]}

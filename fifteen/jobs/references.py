@@ -17,7 +17,7 @@ from jax import Array
 
 from fifteen.errors import JobError
 from fifteen.jobs.families import FAMILIES
-from fifteen.jobs.family import Family
+from fifteen.jobs.family import Family, OutsideFamily
 
 FILE = Path(__file__).with_name("references.json")
 JOBS = 1024  # of each template, one attempt each
@@ -31,7 +31,12 @@ def references() -> dict[str, dict[str, tuple[float, float]]]:
 
 
 def normalised(family: Family, templates: tuple[int, ...], score: float) -> float:
-    """0 for chance and 1 for the reference, over templates drawn evenly. Raises JobError where there is none."""
+    """0 for chance and 1 for the reference, over templates drawn evenly. Raises JobError where there is none.
+
+    Of another library's family the raw return.
+    """
+    if isinstance(family, OutsideFamily):
+        return float(score)
     known = references().get(family.name, {})
     names = [family.templates[template] for template in templates]
     if missing := [name for name in names if name not in known]:
@@ -49,6 +54,12 @@ def measure(family: Family, jobs: int = JOBS, seed: int = 0) -> dict[str, tuple[
     Where the teacher sees what no learner can see, 1 is a bound and not a promise.
     """
 
+    def advised(job: Any, state: Any) -> Array:
+        advice = family.teach(job, state)
+        if advice is None:
+            raise JobError(f"{family.name} has no teacher, and so no reference")
+        return advice
+
     def attempt(template: Array, taught: Array, key: Array) -> Array:
         draw_key, reset_key, step_key = jax.random.split(key, 3)
         job = family.sample(template, draw_key)
@@ -56,7 +67,7 @@ def measure(family: Family, jobs: int = JOBS, seed: int = 0) -> dict[str, tuple[
         def move(carry: Any, key: Array) -> tuple[Any, Array]:
             state, alive = carry
             action_key, move_key = jax.random.split(key)
-            action = _action(job.action_space, family.teach(job, state), taught, action_key)
+            action = _action(job.action_space, advised(job, state), taught, action_key)
             state, _, reward, terminated = job.step(state, action, move_key)
             return (jax.tree.map(jnp.asarray, state), alive & ~terminated), jnp.where(alive, reward, 0.0)
 

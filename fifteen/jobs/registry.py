@@ -12,7 +12,7 @@ import gymnasium as gym
 from gymnasium.vector import VectorEnv
 
 from fifteen.errors import JobError
-from fifteen.jobs.families import FAMILIES
+from fifteen.jobs.families import FAMILIES, OUTSIDE, is_outside, outside_family
 from fifteen.jobs.family import draw_job
 from fifteen.jobs.gymnasium_stream import GymnasiumStream
 from fifteen.jobs.native import Job, NativeStream
@@ -22,8 +22,8 @@ from fifteen.jobs.vector_stream import VectorStream
 _ID = re.compile(r"(?:(?P<family>[A-Za-z0-9][\w.-]*)/)?[A-Za-z0-9][\w.-]*-v\d+")
 _VERSIONED = re.compile(r".*-v\d+")
 _KINDS = (
-    "a registered id, a Gymnasium id, 'module:factory', a gymnasium.Env, a "
-    "gymnasium.vector.VectorEnv, a native Job, or a callable that returns one of the last three"
+    f"a registered id, a Gymnasium id, {', '.join(f'{name}/NAME' for name in OUTSIDE)}, 'module:factory', a "
+    "gymnasium.Env, a gymnasium.vector.VectorEnv, a native Job, or a callable that returns one of the last three"
 )
 
 
@@ -124,7 +124,11 @@ def register_job(
 
 
 def jobs() -> tuple[JobSpec, ...]:
-    """The registered jobs, in the order of their ids. Every Gymnasium id can be opened besides."""
+    """The registered jobs, in the order of their ids.
+
+    Every Gymnasium id can be opened besides, and every environment of gymnax and XLand-MiniGrid where they are
+    installed.
+    """
     return tuple(_registered[id] for id in sorted(_registered))
 
 
@@ -137,8 +141,8 @@ def open_job(
 ) -> Stream:
     """Put a job to work as `num_envs` parallel streams.
 
-    `job` is a registered id, a Gymnasium id (also "module:Name-v0"), "module:factory", an instance of
-    gymnasium.Env, gymnasium.vector.VectorEnv or a native Job, or a callable that returns one.
+    `job` is a registered id, a Gymnasium id (also "module:Name-v0"), "gymnax/NAME", "xland/NAME", "module:factory", an
+    instance of gymnasium.Env, gymnasium.vector.VectorEnv or a native Job, or a callable that returns one.
     `kwargs` go to the factory. `step_limit` truncates attempts after so many steps, where the job
     itself does not do so earlier; without any limit of its own the default of 10,000 is in force.
     Raises JobError when the job is unknown, cannot be made, or cannot be had `num_envs` times.
@@ -172,6 +176,8 @@ def _factory(job: Any, kwargs: dict[str, Any]) -> tuple[str, Callable[..., Any],
         if job in gym.registry or (":" in job and _VERSIONED.fullmatch(job)):
             # Senses and streams check and repair what arrives; the checker would raise instead.
             return job, gym.make, {"id": job, "disable_env_checker": True, **kwargs}
+        if is_outside(job):
+            return job, partial(draw_job, outside_family(job)), {"seed": 0, **kwargs}
         if ":" in job:
             return job, _imported(job), kwargs
         raise JobError(_unknown(job))

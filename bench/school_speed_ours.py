@@ -1,0 +1,54 @@
+"""Our side of school_speed.py: a school of one family.
+
+A round is a rollout of all lifetimes and what is learned from it; the first ones, which compile, are not counted.
+"""
+
+import argparse
+
+import jax
+from blocks import Blocks
+
+import fifteen
+from fifteen.config import SIZES, MindConfig, SchoolConfig
+
+WARM_UP = 4  # rounds: by then lifetimes were over and were renewed, and everything is compiled
+STEPS = 10**11  # more than anyone will ask for
+
+
+def mind(size: str, core: str) -> MindConfig:
+    """A mind of this size; with a rival core, the one of `cores.py` that has about as many parameters."""
+    if core == "delta":
+        return SIZES[size]
+    from cores import MINDS
+    from rival_cores import enter_rivals
+
+    enter_rivals()
+    return MINDS[core]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--family", required=True)
+    parser.add_argument("--size", required=True)
+    parser.add_argument("--core", required=True)
+    parser.add_argument("--lifetimes", type=int, required=True)
+    arguments = parser.parse_args()
+    fifteen.cache_compilations()
+    learner = fifteen.new(mind(arguments.size, arguments.core), seed=0)
+    config = SchoolConfig(lifetimes=arguments.lifetimes)
+    told = {
+        "devices": jax.device_count(),
+        "lifetimes": config.lifetimes,
+        "rollout": config.rollout,
+        "parameters": learner.state.weights.size,
+    }
+    blocks, warm_up = Blocks(told), iter(range(WARM_UP))
+
+    def between(progress: fifteen.SchoolProgress) -> bool:
+        return next(warm_up, None) is None and blocks(progress.steps)
+
+    fifteen.school(learner, [arguments.family], steps=STEPS, seed=0, config=config, callback=between)
+
+
+if __name__ == "__main__":
+    main()
