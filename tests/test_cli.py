@@ -41,7 +41,7 @@ class Fakes:
 
     def load(self, path="shipped"):
         self.calls.append(("load", str(path)))
-        return [f"loaded {path.name if hasattr(path, 'name') else path}"]
+        return [f"loaded {Path(path).name}"]
 
     def work(self, learner, job, *, run, **settings):
         if job == "Nonsense-v0":

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import gymnasium as gym
 import jax
@@ -235,7 +236,8 @@ def test_without_a_path_it_is_the_schooled_learner_that_ships():
     assert sum(file.stat().st_size for file in SHIPPED.iterdir()) < 10e6
     gains = []
     for seed in range(5):
-        chances = draw_job(FAMILIES["bandit/bernoulli"], seed, "uniform").chances
+        bandit: Any = draw_job(FAMILIES["bandit/bernoulli"], seed, "uniform")
+        chances = bandit.chances
         kwargs = {"seed": seed, "template": "uniform"}
         pulls = fifteen.evaluate(learner, "bandit/bernoulli-v0", episodes=1, kwargs=kwargs).returns[0]
         gains.append((pulls - 100.0 * chances.mean()) / (100.0 * (chances.max() - chances.mean())))

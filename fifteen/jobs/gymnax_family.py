@@ -79,7 +79,8 @@ def gymnax_family(name: str) -> OutsideFamily:
     check_known(name, gymnax.registered_envs, job_id)
     environment = _made(name)
     limit = int(environment.params.max_steps_in_episode)
-    return OutsideFamily(job_id, (f"gymnax {version}",), lifetime_of(limit), GymnaxJob(environment, limit))
+    job = GymnaxJob(environment=environment, step_limit=limit)
+    return OutsideFamily(name=job_id, templates=(f"gymnax {version}",), lifetime=lifetime_of(limit), job=job)
 
 
 @functools.cache

@@ -84,7 +84,7 @@ def xland_family(name: str) -> OutsideFamily:
     """The environment that XLand-MiniGrid knows as `name`, as a family. Raises JobError as `xland_job` does."""
     job = xland_job(name)
     version = f"xminigrid {metadata.version('xminigrid')}"
-    return OutsideFamily(f"xland/{name}", (version,), lifetime_of(job.step_limit), job)
+    return OutsideFamily(name=f"xland/{name}", templates=(version,), lifetime=lifetime_of(job.step_limit), job=job)
 
 
 @functools.cache
