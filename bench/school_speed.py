@@ -13,12 +13,11 @@ The first observation of an attempt has a tick of its own in a school and is no 
 that are steps where the mind is untrained, and attempts are shortest. It is a lower bound, as attempts only get longer.
 
 Beside it: the same school divided over one host device per core instead of one device with a pool of threads; the same
-school of a mind whose memory is a GRU of about as many parameters (`cores.py`, where it is there); and growth, steps
-per second with more lifetimes. Written to bench/results/school_speed.json; target: median ratio >= 150.
+school of a mind whose memory is a GRU of about as many parameters (`cores.py`); and growth, steps per second with more
+lifetimes. Written to bench/results/school_speed.json; target: median ratio >= 150.
 """
 
 import argparse
-import importlib.util
 import os
 import sys
 from functools import partial
@@ -29,9 +28,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from blocks import Program
+from cores import MINDS
 from measuring import median_interval, provenance, write_result
 
-from fifteen.config import SIZES, SchoolConfig, WorkConfig
+from fifteen.config import SchoolConfig, WorkConfig
 from fifteen.jobs.classroom import Classroom
 from fifteen.jobs.families import FAMILIES
 from fifteen.jobs.family import read_split
@@ -40,7 +40,6 @@ from fifteen.model import unravel
 
 TARGET = 150.0
 FAMILY = "control/cart-pole"
-SIZE = "small"  # which ships
 LIFETIMES = SchoolConfig.lifetimes
 GROWTH = (256, 512, 1024, 2048, 4096)  # lifetimes
 GROWTH_BLOCKS = 5
@@ -52,7 +51,7 @@ HERE = Path(__file__).parent
 def start_ours(lifetimes: int, devices: int = 1, core: str = "delta") -> Program:
     """devices: host devices over which the lifetimes are divided."""
     flags = os.environ.get("XLA_FLAGS", "")
-    command = [sys.executable, str(HERE / "school_speed_ours.py"), "--family", FAMILY, "--size", SIZE]
+    command = [sys.executable, str(HERE / "school_speed_ours.py"), "--family", FAMILY]
     return Program(
         [*command, "--core", core, "--lifetimes", str(lifetimes)],
         {"XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}".strip()},
@@ -61,16 +60,16 @@ def start_ours(lifetimes: int, devices: int = 1, core: str = "delta") -> Program
 
 def steps_per_tick() -> float:
     """Share of ticks that are environment steps, where an untrained mind acts."""
-    family, learner = FAMILIES[FAMILY], new(size=SIZE, seed=0)
+    family, mind = FAMILIES[FAMILY], MINDS["delta"]
     room = Classroom(
         (family,),
         (read_split().indices(family),),
         64,
-        config=SIZES[SIZE],
+        config=mind,
         school=SchoolConfig(),
         work=WorkConfig().on_policy(),
     )
-    live = jax.jit(partial(room.live, unravel(learner.state.weights, SIZES[SIZE])))
+    live = jax.jit(partial(room.live, unravel(new(mind, seed=0).state.weights, mind)))
     lifetimes, _ = live(room.enrol(jax.random.key(0)), jnp.ones(1))  # all attempts begin with its first tick
     _, rollout = live(lifetimes, jnp.ones(1))
     percepts = jax.vmap(jax.vmap(lambda frame: room.layout.percept(frame, None)))(rollout.frames)
@@ -91,13 +90,12 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))
     share = steps_per_tick()
     record: dict[str, Any] = provenance(parser, arguments)  # after the learner, whose birth settles how JAX runs
-    record |= {"cores": cores, "family": FAMILY, "size": SIZE, "steps_per_tick": share}
+    record |= {"cores": cores, "family": FAMILY, "steps_per_tick": share}
 
     programs = {"ours": start_ours(LIFETIMES)}
     if cores > 1:
         programs["ours, a device per core"] = start_ours(LIFETIMES, devices=cores)
-    if importlib.util.find_spec("rival_cores"):
-        programs["ours, GRU"] = start_ours(LIFETIMES, core="gru")
+    programs["ours, GRU"] = start_ours(LIFETIMES, core="gru")
     programs["peer"] = Program([str(arguments.peer_python), str(HERE / "school_speed_peer.py")])
     rates: dict[str, list[float]] = {name: [] for name in programs}
     record["load_average"] = os.getloadavg()[0]

@@ -7,34 +7,25 @@ import argparse
 
 import jax
 from blocks import Blocks
+from cores import MINDS
+from rival_cores import enter_rivals
 
 import fifteen
-from fifteen.config import SIZES, MindConfig, SchoolConfig
+from fifteen.config import SchoolConfig
 
 WARM_UP = 4  # rounds: by then lifetimes were over and were renewed, and everything is compiled
 STEPS = 10**11  # more than anyone will ask for
 
 
-def mind(size: str, core: str) -> MindConfig:
-    """A mind of this size; with a rival core, the one of `cores.py` that has about as many parameters."""
-    if core == "delta":
-        return SIZES[size]
-    from cores import MINDS
-    from rival_cores import enter_rivals
-
-    enter_rivals()
-    return MINDS[core]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--family", required=True)
-    parser.add_argument("--size", required=True)
-    parser.add_argument("--core", required=True)
+    parser.add_argument("--core", required=True, choices=MINDS)
     parser.add_argument("--lifetimes", type=int, required=True)
     arguments = parser.parse_args()
     fifteen.cache_compilations()
-    learner = fifteen.new(mind(arguments.size, arguments.core), seed=0)
+    enter_rivals()
+    learner = fifteen.new(MINDS[arguments.core], seed=0)
     config = SchoolConfig(lifetimes=arguments.lifetimes)
     told = {
         "devices": jax.device_count(),

@@ -265,7 +265,7 @@ def test_an_xland_goal_terminates_and_its_step_limit_truncates(xminigrid):
             np.testing.assert_allclose(tick.rewards, [1.0 - 0.9 * 5 / 100, 0.0], rtol=1e-6)
         ended += tick.terminated
         paid += tick.rewards
-    assert ended.tolist() == [17, 0]
+    assert ended.tolist() == [16, 0]
     assert paid[1] == 0.0
     assert tick.truncated.tolist() == [False, True]
     assert (stream.notes, dict(stream.faults)) == ([], {})

@@ -79,8 +79,9 @@ def test_nothing_of_the_memory_outlives_a_reset(stepped_and_unrolled, seed, at):
     other = x.copy()
     other[:at] += 1.0
     here, there = unrolled(state, x, reset), unrolled(-state, other, reset)
-    np.testing.assert_allclose(here[0], there[0], atol=1e-6)
-    np.testing.assert_allclose(here[1][at:], there[1][at:], atol=1e-6)
+    # Decays are summed over a chunk, also over what was before the reset: that rounds otherwise.
+    np.testing.assert_allclose(here[0], there[0], atol=1e-5)
+    np.testing.assert_allclose(here[1][at:], there[1][at:], atol=1e-5)
     assert np.abs(np.asarray(here[1][:at]) - there[1][:at]).max() > 1e-3
 
 
@@ -142,7 +143,7 @@ def test_what_is_replayed_is_what_was_lived(wipe):
 
         def read(features, prefix, decision):
             logits = model.policy_logits(features, prefix, seen.codes)
-            log_policy = masked_log_softmax(logits, decision.mask)
+            log_policy = masked_log_softmax(WORK.sharpness * logits, decision.mask)
             action_value = expected_value(model.value_logits(features, prefix, seen.codes), DEBUG)
             _, value = factored_advantage(action_value, log_policy)
             prediction = model.predict(features, model.code(decision.choice, seen.codes))
