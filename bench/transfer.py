@@ -97,13 +97,13 @@ class Run:
         return f"{self.job.name} {self.column} seed {self.seed}"
 
 
-def all_runs(jobs: Sequence[str], seeds: Sequence[int]) -> list[Run]:
+def all_runs(jobs: Sequence[str], seeds: Sequence[int], columns: Sequence[str] = tuple(COLUMNS)) -> list[Run]:
     return [
         Run(job, column, seed)
         for seed in seeds
         for job in (*LIKE, *UNLIKE)
         for column, having in COLUMNS.items()
-        if job.name in jobs and job in having
+        if job.name in jobs and column in columns and job in having
     ]
 
 
@@ -364,6 +364,7 @@ def main() -> int:
     parser.add_argument("--learner", type=Path, help="a saved learner, or a run's folder (default: what ships)")
     parser.add_argument("--jobs", nargs="+", choices=names, default=names)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--columns", nargs="+", choices=COLUMNS, default=tuple(COLUMNS))
     parser.add_argument("--table", action="store_true", help="compare, run nothing")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_STEPS} steps of everything; nothing is kept")
     given = parser.parse_args()
@@ -384,7 +385,7 @@ def main() -> int:
             run_all(all_runs(given.jobs, given.seeds[:1]), Path(folder), given.learner, known, QUICK_STEPS)
             print_table(compare(Path(folder)))
         return 0
-    run_all(all_runs(given.jobs, given.seeds), results, given.learner, known, BUDGET)
+    run_all(all_runs(given.jobs, given.seeds, given.columns), results, given.learner, known, BUDGET)
     return 0
 
 
