@@ -5,7 +5,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -140,9 +141,10 @@ class JsonlSink(Sink):
 
     def position(self) -> int:
         """Bytes written so far; they are on the disk when this returns."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        return self._file.tell()
+        with self._named():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            return self._file.tell()
 
     def close(self) -> None:
         if self._file.closed:
@@ -171,12 +173,25 @@ class JsonlSink(Sink):
         if progress.reason is not None:
             entry["reason"] = progress.reason
         self._line(entry)
-        self._file.flush()
+        with self._named():
+            self._file.flush()
         self._said = self._clock()
         self._last = None
 
     def _line(self, entry: dict[str, Any]) -> None:
-        self._file.write(json.dumps(_finite(entry), allow_nan=False) + "\n")
+        with self._named():
+            self._file.write(json.dumps(_finite(entry), allow_nan=False) + "\n")
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Raises RunError where the disk does not take what is written."""
+        try:
+            yield
+        except OSError as error:
+            raise RunError(
+                f"cannot write {self._file.name}: {error.strerror or error}. The run stands where it was last saved: "
+                "make room, then resume it"
+            ) from error
 
 
 def _cut(path: Path, truncate_at: int) -> float:

@@ -1,9 +1,11 @@
 """Sinks: what they write, when, and that a resumed file goes on where it was saved."""
 
 import dataclasses
+import errno
 import io
 import json
 import math
+import os
 import sys
 
 import numpy as np
@@ -295,3 +297,14 @@ def test_tensorboard_writes_over_environment_steps(tmp_path):
             scalars[value.tag] = (event.step, value.simple_value)
     assert scalars["attempt/return"] == (40, 12.5)
     assert scalars["losses/policy"] == (12_340, 1.5)
+
+
+def test_a_full_disk_names_the_file_and_what_to_do(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    sink = JsonlSink(tmp_path / "m.jsonl", {"job": "A-v0"})
+    with monkeypatch.context() as patched, pytest.raises(RunError, match=r"cannot write .*m\.jsonl: No space left"):
+        patched.setattr(os, "fsync", full)
+        sink.position()
+    sink.close()
