@@ -74,7 +74,7 @@ def run_demo(
         table.add_row(job.id, *cells)
     console.print(table)
     interrupted = log is not None and log.reason == "interrupted"
-    charts = "" if interrupted else "".join(in_context(job, fresh[job], console) for job in context_jobs)
+    charts = [] if interrupted else [in_context(job, fresh[job], console) for job in context_jobs]
     index = write_index(folder, "Five jobs, one configuration", COLUMNS, rows, charts)
     console.print(f"reports: {index}", soft_wrap=True, highlight=False)
     return 130 if interrupted else 0

@@ -101,11 +101,11 @@ def write_report(run_folder: Path) -> Path:
 
 
 def write_index(
-    folder: Path, title: str, columns: Sequence[str], rows: Mapping[Path, Sequence[str]], charts: str = ""
+    folder: Path, title: str, columns: Sequence[str], rows: Mapping[Path, Sequence[str]], charts: Sequence[str] = ()
 ) -> Path:
     """Write folder/index.html: one table that links the report of every run; give its path.
 
-    `rows` maps each run's folder (inside `folder`) to its cells, one for each of `columns`; `charts` is HTML of
+    `rows` maps each run's folder (inside `folder`) to its cells, one for each of `columns`; `charts` are of
     `charts.chart`, shown below.
     """
     head = "".join(f"<th>{escape(name)}</th>" for name in ("Job", *columns, "Returns"))
@@ -123,7 +123,7 @@ def write_index(
         f"mean return of the last {RECENT} attempts over the run.</p></header>"
         f'<section class="box scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></section>"
-        f'<div class="charts">{charts}</div>'
+        + "".join(f'<div class="charts">{one}</div>' for one in charts)
     )
     return write_page(folder / "index.html", f"{title} · Fifteen", body)
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from family_checks import quick_jit
 from gymnasium import spaces
 from jax import Array
 
@@ -275,15 +276,21 @@ def test_an_xland_job_sees_what_the_library_shows(xminigrid):
     env, params = xminigrid.make("MiniGrid-EmptyRandom-5x5", view_size=5)
     job = xland_family.xland_job("MiniGrid-EmptyRandom-5x5")
     assert job.step_limit == params.max_steps
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        theirs = jax.jit(env.reset)(params, jax.random.key_data(jax.random.key(1)))
-    ours, seen = jax.jit(job.reset)(jax.random.key(1))
-    np.testing.assert_array_equal(np.asarray(seen).reshape(5, 5, 2), theirs.observation)
-    assert job.observation_space.contains(np.asarray(seen))
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        theirs = jax.jit(env.step)(params, theirs, jnp.int32(CLOCKWISE))
-    _, seen, reward, terminated = jax.jit(job.step)(ours, CLOCKWISE, jax.random.key(0))
-    np.testing.assert_array_equal(np.asarray(seen).reshape(5, 5, 2), theirs.observation)
+
+    @quick_jit
+    def both(key):
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            begun = env.reset(params, jax.random.key_data(key))
+            moved = env.step(params, begun, jnp.int32(CLOCKWISE))
+        state, seen = job.reset(key)
+        _, seen_then, reward, terminated = job.step(state, CLOCKWISE, key)
+        return (begun.observation, moved.observation), (seen, seen_then), reward, terminated
+
+    shown, seen, reward, terminated = both(jax.random.key(1))
+    assert (np.asarray(shown[0]) != np.asarray(shown[1])).any()
+    for ours, theirs in zip(seen, shown, strict=True):
+        np.testing.assert_array_equal(np.asarray(ours).reshape(5, 5, 2), theirs)
+        assert job.observation_space.contains(np.asarray(ours))
     assert (float(reward), bool(terminated)) == (0.0, False)
 
 
