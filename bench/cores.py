@@ -154,18 +154,19 @@ def quickest(records: dict[str, list[Record]]) -> tuple[str, float]:
 
 def check_comparable(records: dict[str, list[Record]]) -> None:
     """SystemExit where runs differ in what they must share."""
+
+    def shared(run: Record) -> dict[str, Any]:
+        return {"device": run["device"], "steps": run["curve"]["steps"][-1], **run["school"]}
+
     first, *others = itertools.chain.from_iterable(records.values())
     for other in others:
-        for name, of in (
-            ("device", lambda run: run["device"]),
-            ("school", lambda run: run["school"]),
-            ("steps", lambda run: run["curve"]["steps"][-1]),
-        ):
-            if of(other) != of(first):
-                raise SystemExit(
-                    f"{other['core']}, seed {other['seed']} has another {name} than {first['core']}, seed "
-                    f"{first['seed']}: {of(other)}, not {of(first)}; delete the files of one kind and run them again"
-                )
+        here, there = shared(other), shared(first)
+        if differs := [name for name in {**here, **there} if here.get(name) != there.get(name)]:
+            values = "; ".join(f"{name} {here.get(name)}, not {there.get(name)}" for name in differs)
+            raise SystemExit(
+                f"{other['core']}, seed {other['seed']} cannot be compared with {first['core']}, seed {first['seed']}: "
+                f"{values}; delete the files of one kind and run them again"
+            )
 
 
 def print_table(records: dict[str, list[Record]]) -> None:
