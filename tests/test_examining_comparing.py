@@ -38,6 +38,18 @@ def test_the_exact_test_is_the_permutation_test(runs, seed):
     assert sign_flip_test(ours[:, None], rival[:, None], families=jobs, seed=0) == pytest.approx(expected)
 
 
+def test_a_family_counts_for_as_many_jobs_as_it_has():
+    families = list("abbcdddddeffggg")
+    differences = np.random.default_rng(6).standard_normal((15, 2)) + 0.3
+    sums = np.array(
+        [sum(d.sum() for d, label in zip(differences, families, strict=True) if label == f) for f in "abcdefg"]
+    )
+    expected = reference.permutation_test(
+        (sums, np.zeros(7)), lambda a, b, axis: np.mean(a - b, axis=axis), permutation_type="samples", vectorized=True
+    ).pvalue
+    assert sign_flip_test(differences, np.zeros((15, 2)), families=families, seed=0) == pytest.approx(expected)
+
+
 def test_drawn_signs_come_to_the_exact_p_value():
     random = np.random.default_rng(1)
     ours, rival = random.standard_normal((20, 1)) + 0.4, random.standard_normal((20, 1))
