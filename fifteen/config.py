@@ -16,7 +16,7 @@ class MindConfig:
     slots: int = 64  # sensor values in a percept
     width: int = 64  # features between layers
     layers: int = 1  # memory layers
-    heads: int = 2  # memory heads per layer
+    heads: int = 4  # memory heads per layer
     head_size: int = 16  # d: each head's state is d x d
     taps: int = 4  # width of the short causal convolution before the memory
     rank: int = 32  # size of the codes of action factors and bins
@@ -76,18 +76,21 @@ class WorkConfig:
 class SchoolConfig:
     """How a learner is schooled. The same for every family."""
 
-    lifetimes: int = 512  # at once, over all families
+    lifetimes: int = 768  # at once, over all families
     rollout: int = 64  # ticks between two rounds of learning
     epochs: int = 2
-    minibatches: int = 4
-    learning_rate: float = 2e-3
+    minibatches: int = 16
+    learning_rate: float = 1e-3  # at first; it falls to a tenth
+    adam_b2: float = 0.98  # updates are few, and early gradients of the values are large
     max_gradient: float = 1.0  # clip of the global gradient norm
     trace: float = 0.9  # lambda of both advantages
     clip: float = 0.2  # of the importance ratio (PPO)
     entropy_weight: float = 0.01
+    reinforcement_weight: float = 0.1  # of the policy loss at first: its noise would drown the teacher
+    reinforcement_last: float = 0.3  # the same at last
     teacher_weight: float = 1.0  # of the cross-entropy to the teacher at first
     teacher_last: float = 0.3  # the same at last: without a teacher, reinforcement alone forgets what was learned
-    value_weight: float = 0.5
-    prediction_weight: float = 0.1
+    value_weight: float = 0.1
+    prediction_weight: float = 0.02
     projected: float = 0.1  # share of lifetimes whose sensors are mixed at random and whose actions are permuted
     reward_units: tuple[float, float] = (0.1, 10.0)  # rewards are multiplied by a number drawn from this range

@@ -21,6 +21,8 @@ from fifteen.layers import LayerNorm, Linear, Weight, normal
 if TYPE_CHECKING:  # a MindConfig asks its core how large the state is, and so imports this file
     from fifteen.config import MindConfig
 
+_DECAY_SHIFT = 4.0  # exp of it: steps that a memory is kept for where the gate's raw value is 0
+
 
 class MemoryCore(eqx.Module):
     """One memory layer for one stream: x + what it recalls. Its state begins as zeros."""
@@ -65,10 +67,27 @@ class DeltaCore(MemoryCore):
         self.project = Linear(random, config.width, 3 * inner)
         self.convolution = normal(random, (config.taps, 3 * inner), 0.1)
         self.convolution[-1] += 1.0
+        self._begin_as_associations(config)
         self.gates = Linear(random, config.width, 2 * config.heads + inner)
+        # Untrained, the first head keeps what it knows for about 64 steps, the last for 1,024.
+        horizons = np.geomspace(64.0, 1024.0, config.heads)
+        self.gates.bias[config.heads : 2 * config.heads] = _DECAY_SHIFT - np.log(horizons)
         self.out = Linear(random, inner, config.width)
         self.read_norm = LayerNorm(config.head_size)
         self.heads, self.size = config.heads, config.head_size
+
+    def _begin_as_associations(self, config: "MindConfig") -> None:
+        """Untrained, every second head already answers "what came of it when it looked as it does now?".
+
+        A query is drawn as keys are, so that what looks alike is found again; and the key is that of the step before,
+        when the choice was made whose outcome the present percept tells. To find both by gradient takes a long plateau.
+        """
+        weights = self.project.weight.reshape(config.width, 3, config.heads, config.head_size)
+        weights[:, 1] = weights[:, 0]
+        if config.taps > 1:
+            taps = self.convolution.reshape(config.taps, 3, config.heads, config.head_size)
+            taps[-1, 1, 1::2] -= 1.0
+            taps[-2, 1, 1::2] += 1.0
 
     @staticmethod
     def state_size(config: "MindConfig") -> int:
@@ -83,8 +102,7 @@ class DeltaCore(MemoryCore):
     def _gates(self, normed: Array) -> tuple[Array, Array, Array]:
         """float32[W] -> write float32[heads], log_decay float32[heads], gate float32[heads, d]."""
         raw = self.gates(normed)
-        # An untrained memory keeps about 0.98 of itself a step.
-        log_decay = -jax.nn.softplus(raw[self.heads : 2 * self.heads] - 4.0)
+        log_decay = -jax.nn.softplus(raw[self.heads : 2 * self.heads] - _DECAY_SHIFT)
         return jax.nn.sigmoid(raw[: self.heads]), log_decay, jax.nn.silu(raw[2 * self.heads :]).reshape(self.heads, -1)
 
     def _residual(self, x: Array, read: Array, gate: Array) -> Array:

@@ -77,6 +77,9 @@ class Model(eqx.Module):
         """Drawn on the host: compiling a generator for every shape would take longer than everything else at start."""
         width, rank, bins = config.width, config.rank, config.value_bins
         self.sense = Linear(random, config.slots + CONTEXT_SIZE + rank, width)
+        # Sensors weigh as much as the previous action, whose code is rank numbers of unit size.
+        self.sense.weight[: config.slots] *= 2.0
+        self.sense.weight[config.slots + CONTEXT_SIZE :] *= 2.0 / rank**0.5
         self.see = ImageEncoder(random, width)
         self.sense_norm = LayerNorm(width)
         core = core_named(config.core)

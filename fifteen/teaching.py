@@ -69,7 +69,7 @@ def optimiser(school: SchoolConfig, updates: int) -> optax.GradientTransformatio
     """Adam whose rate falls to a tenth over all updates."""
     return optax.chain(
         optax.clip_by_global_norm(school.max_gradient),
-        optax.scale_by_adam(eps=1e-5),
+        optax.scale_by_adam(b2=school.adam_b2),
         optax.scale_by_schedule(optax.linear_schedule(-school.learning_rate, -0.1 * school.learning_rate, updates)),
     )
 
@@ -103,9 +103,13 @@ def _advise(model: Model, room: Classroom, rollout: Rollout, codes: Array) -> tu
 
 
 def _lesson_loss(
-    model: Model, lesson: _Lesson, teacher_weight: Array, room: Classroom
+    model: Model, lesson: _Lesson, weights: tuple[Array, Array], room: Classroom
 ) -> tuple[Array, dict[str, Array], Array]:
-    """Summed loss of one lifetime's rollout, summed metrics, and how many ticks count."""
+    """Summed loss of one lifetime's rollout, summed metrics, and how many ticks count.
+
+    weights: float32[] each, of reinforcement and of the teacher.
+    """
+    reinforcement_weight, teacher_weight = weights
     school, rollout, codes = room.school, lesson.rollout, lesson.codes
     read = _read(model, room, rollout, codes)
     percepts, decisions = read.percepts, read.decisions
@@ -132,7 +136,7 @@ def _lesson_loss(
     imagined_loss = jnp.pad(jax.vmap(prediction_loss)(imagined, actual), (0, 1))
 
     total = (
-        reinforced
+        reinforcement_weight * reinforced
         - school.entropy_weight * entropy
         + teacher_weight * taught
         + school.value_weight * now_loss
@@ -163,7 +167,10 @@ def _study(
     now, later, now_advantage, later_advantage, counts = jax.vmap(partial(_advise, model, room))(rollout, codes)
     advantage = sum(_unit_variance(a, counts, room) for a in (now_advantage, later_advantage))
     done = (state.rounds.astype(jnp.float32) + 1.0) * school.epochs * school.minibatches / updates
-    teacher_weight = school.teacher_weight + done * (school.teacher_last - school.teacher_weight)
+    signals = (
+        school.reinforcement_weight + done * (school.reinforcement_last - school.reinforcement_weight),
+        school.teacher_weight + done * (school.teacher_last - school.teacher_weight),
+    )
     lessons = (room.member, projected, rollout, now, later, advantage, counts)
     change = optimiser(school, updates)
 
@@ -171,7 +178,7 @@ def _study(
         model = unravel(weights, room.config)
         member, projected, rollout, *rest = part
         lesson = _Lesson(rollout, room.codes(model, member, projected), *rest)
-        losses, metrics, rows = jax.vmap(lambda one: _lesson_loss(model, one, teacher_weight, room))(lesson)
+        losses, metrics, rows = jax.vmap(lambda one: _lesson_loss(model, one, signals, room))(lesson)
         total = jnp.maximum(jnp.sum(rows), 1.0)
         return jnp.sum(losses) / total, {name: jnp.sum(value) / total for name, value in metrics.items()}
 

@@ -82,7 +82,7 @@ class BernoulliFamily(Family):
     templates: tuple[str, ...] = eqx.field(
         static=True, default=("uniform", "one-good-arm", "clustered", "beta-low", "beta-high", "spaced", "linked")
     )
-    lifetime: int = eqx.field(static=True, default=PULLS)
+    lifetime: int = eqx.field(static=True, default=3 * PULLS)
     reference: str = eqx.field(
         static=True,
         default="the best arm, its chance known (no regret: Lai and Robbins, 1985); "
@@ -149,7 +149,7 @@ class GaussianFamily(Family):
     templates: tuple[str, ...] = eqx.field(
         static=True, default=("testbed", "offset", "scaled", "one-good-arm", "unequal-noise", "spaced")
     )
-    lifetime: int = eqx.field(static=True, default=PULLS)
+    lifetime: int = eqx.field(static=True, default=3 * PULLS)
     reference: str = eqx.field(
         static=True,
         default="the best arm, its mean known (no regret: Lai and Robbins, 1985); "

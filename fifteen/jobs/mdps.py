@@ -29,7 +29,7 @@ from fifteen.jobs.native import Job
 STATES = 10
 ACTIONS = 5
 HORIZON = 10
-ATTEMPTS = 10  # in a lifetime
+ATTEMPTS = 50  # in a lifetime: where each action of a state is tried once or twice, little can be seen to be learned
 TIE = 1e-4  # action values this close count as equal: sums of ten float32 numbers are not exact
 
 
