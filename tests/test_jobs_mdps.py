@@ -106,7 +106,7 @@ def test_dynamics_are_those_of_the_tables(jobs, attempts):
 
 def test_dense_is_the_specification_of_rl2(jobs, attempts):
     transitions, rewards = (np.asarray(leaf)[:PER_TEMPLATE] for leaf in (jobs.transitions, jobs.rewards))
-    assert FAMILY.templates[0] == "dense" and FAMILY.lifetime == 100 and jobs.step_limit == 10
+    assert FAMILY.templates[0] == "dense" and FAMILY.lifetime == 500 and jobs.step_limit == 10
     assert transitions.shape[1:] == (10, 5, 10) and jobs.observation_space.n == 10 and jobs.action_space.n == 5
     # Dirichlet(1, ..., 1) of ten: E[p^2] = 2 / (10 * 11).
     assert abs((transitions**2).mean() - 2 / 110) < 1e-3
