@@ -55,6 +55,7 @@ class WorkConfig:
     warmup: int = 200  # rows before the first update
     learning_rate: float = 1e-3
     adam_b2: float = 0.999
+    easing: int = 0  # updates over which the learning rate rises to its full size
     max_gradient: float = 10.0  # clip of the global gradient norm
     anchor_decay: float = 1e-2  # decoupled L2 toward the initial weights, times the learning rate
     target_rate: float = 0.1  # slow averaging of the target network, per update
@@ -70,6 +71,14 @@ class WorkConfig:
     def on_policy(self) -> "WorkConfig":
         """Every action drawn from the policy itself, independently of those before: as in a school."""
         return replace(self, noise_memory=(0.0,), sharpness=1.0)
+
+    def schooled(self) -> "WorkConfig":
+        """For weights that know something already: they act as they did in school, and change slowly at first.
+
+        Their values are in the units of school's families. Until they have found the job's own, what they advise
+        would spoil the policy.
+        """
+        return replace(self.on_policy(), easing=10_000)
 
 
 @dataclass(frozen=True)

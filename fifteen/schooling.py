@@ -90,11 +90,13 @@ def school(
                 _save(folder / "school", state, grades, settings, before + time.monotonic() - began)
                 append_history(folder, progress)
                 saved = time.monotonic()
+        learner.work_config = learner.work_config.schooled()
         learner.state = learner.state._replace(
             weights=state.weights,
             target=jnp.copy(state.weights),
             anchor=jnp.copy(state.weights),
             optimiser=working_optimiser(learner.work_config).init(state.weights),
+            updates=jnp.zeros((), jnp.int32),
         )
         told = {"steps_done": done * per_round, "seconds": round(before + time.monotonic() - began), "device": device()}
         learner.provenance.setdefault("schooled", []).append({**settings, **told, "commit": commit()})

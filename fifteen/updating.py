@@ -130,8 +130,9 @@ def _update_once(
     gradient, metrics = jax.grad(mean_loss, has_aux=True)(state.weights)
     with jax.numpy_dtype_promotion("standard"):  # Optax mixes float and int32 in its bias correction.
         step, optimiser_state = optimiser(work).update(gradient, state.optimiser)
+    eased = jnp.minimum(1.0, (state.updates.astype(jnp.float32) + 1.0) / max(1, work.easing))
     pull = work.learning_rate * work.anchor_decay
-    weights = state.weights + jnp.asarray(step) - pull * (state.weights - state.anchor)
+    weights = state.weights + eased * jnp.asarray(step) - eased * pull * (state.weights - state.anchor)
     target = state.target + work.target_rate * (weights - state.target)
     rate = jnp.maximum(0.01, 1.0 / (state.updates.astype(jnp.float32) + 1.0))
     variance = state.advantage_variance + rate * (metrics.pop("advantage_square") - state.advantage_variance)
