@@ -35,7 +35,7 @@ class MindConfig:
 SIZES: dict[str, MindConfig] = {
     "debug": MindConfig(slots=32, width=32, heads=2, head_size=8, rank=16, value_bins=21),
     "small": MindConfig(),
-    "base": MindConfig(slots=128, width=256, layers=2, heads=8, head_size=32, rank=128),
+    "base": MindConfig(width=128, layers=2),
     "large": MindConfig(slots=256, width=512, layers=4, heads=8, head_size=64, rank=256),
 }
 
@@ -96,9 +96,9 @@ class SchoolConfig:
     clip: float = 0.2  # of the importance ratio (PPO)
     entropy_weight: float = 0.01
     reinforcement_weight: float = 0.1  # of the policy loss at first: its noise would drown the teacher
-    reinforcement_last: float = 0.3  # the same at last
+    reinforcement_last: float = 0.2  # the same at last
     teacher_weight: float = 1.0  # of the cross-entropy to the teacher at first
-    teacher_last: float = 0.3  # the same at last: without a teacher, reinforcement alone forgets what was learned
+    teacher_last: float = 0.5  # the same at last: without a teacher, reinforcement alone forgets what was learned
     value_weight: float = 0.1
     prediction_weight: float = 0.02
     projected: float = 0.1  # share of lifetimes whose sensors are mixed at random and whose actions are permuted
