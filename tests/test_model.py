@@ -280,3 +280,17 @@ def test_a_digit_knows_the_more_significant_digits_of_its_own_number_only():
         choice[factor] = 2
         changed = np.abs(prefixes(choice) - plain).max(axis=1) > 1e-3
         assert np.flatnonzero(changed).tolist() == others
+
+
+def test_a_fresh_memory_finds_what_came_of_it_when_it_looked_alike():
+    layer = Model(SIZES["small"], np.random.default_rng(0)).layers[0]
+    seen = np.random.default_rng(1).standard_normal((40, SIZES["small"].width)).astype(np.float32)
+    seen[30] = seen[10]
+    taps, heads = layer.convolution.shape[0], layer.heads
+    mixed = jax.vmap(lambda x: layer.project(layer.norm(x)))(seen)
+    window = jnp.stack([mixed[n : n + len(seen) - taps + 1] for n in range(taps)], axis=1)  # [N, taps, 3 inner]
+    query, key, _ = jax.vmap(lambda row: layer._qkv(jnp.sum(row * layer.convolution, axis=0)))(window)
+    likeness = jnp.einsum("hd,nhd->nh", query[30 - taps + 1], key)  # of what is seen at 30 to the keys so far
+    best = jnp.argmax(likeness[: 30 - taps + 1], axis=0) + taps - 1
+    # Heads in turn: the same percept itself, and the step after it, whose percept tells what came of it.
+    assert list(best) == [10, 11] * (heads // 2)

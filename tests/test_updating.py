@@ -155,3 +155,15 @@ def test_an_update_moves_the_target_slowly(fresh):
     expected = fresh.target + WORK.target_rate * (state.weights - fresh.target)
     np.testing.assert_allclose(state.target, expected, atol=1e-6)
     assert jnp.abs(state.weights - fresh.weights).max() > 1e-4
+
+
+def test_a_schooled_learner_is_changed_slowly_at_first(fresh):
+    batch = one_step_attempts(np.random.default_rng(0), lambda choice: choice)
+    first = jax.tree.map(lambda x: x[:1], batch)
+    settings = dict(config=CONFIG, layout=LAYOUT, wipe=False)
+    full, _ = update(fresh, first, STATISTICS, CONTINUOUS, work=WORK, **settings)
+    eased, _ = update(fresh, first, STATISTICS, CONTINUOUS, work=dataclasses.replace(WORK, easing=50), **settings)
+    np.testing.assert_allclose(50 * (eased.weights - fresh.weights), full.weights - fresh.weights, atol=1e-5)
+    assert np.abs(full.weights - fresh.weights).max() > 1e-3
+    known = WorkConfig().schooled()
+    assert known.easing > 0 and known.sharpness == 1.0 and known.noise_memory == (0.0,)
