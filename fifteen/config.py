@@ -55,7 +55,7 @@ class WorkConfig:
     warmup: int = 200  # rows before the first update
     learning_rate: float = 1e-3
     adam_b2: float = 0.999
-    easing: int = 0  # updates over which the learning rate rises to its full size
+    easing: int = 0  # updates before decisions begin to change, and over which they come to change at the full rate
     max_gradient: float = 10.0  # clip of the global gradient norm
     anchor_decay: float = 1e-2  # decoupled L2 toward the initial weights, times the learning rate
     target_rate: float = 0.1  # slow averaging of the target network, per update
@@ -73,12 +73,12 @@ class WorkConfig:
         return replace(self, noise_memory=(0.0,), sharpness=1.0)
 
     def schooled(self) -> "WorkConfig":
-        """For weights that know something already: they act as they did in school, and change slowly at first.
+        """For weights that know something already: they act as they did in school, and decide so at first.
 
-        Their values are in the units of school's families. Until they have found the job's own, what they advise
-        would spoil the policy.
+        Their values are those of school's families. Until they have found the job's own, what they advise would spoil
+        the policy.
         """
-        return replace(self.on_policy(), easing=10_000)
+        return replace(self.on_policy(), easing=5_000)
 
 
 @dataclass(frozen=True)

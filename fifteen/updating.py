@@ -27,7 +27,7 @@ from fifteen.losses import (
     prediction_loss,
     value_loss,
 )
-from fifteen.model import Model, expected_value, ravel, unravel
+from fifteen.model import Model, deciding, expected_value, ravel, unravel
 from fifteen.returns import later_returns, retrace, support, symlog, two_hot
 
 
@@ -130,14 +130,20 @@ def _update_once(
     gradient, metrics = jax.grad(mean_loss, has_aux=True)(state.weights)
     with jax.numpy_dtype_promotion("standard"):  # Optax mixes float and int32 in its bias correction.
         step, optimiser_state = optimiser(work).update(gradient, state.optimiser)
-    eased = jnp.minimum(1.0, (state.updates.astype(jnp.float32) + 1.0) / max(1, work.easing))
     pull = work.learning_rate * work.anchor_decay
-    weights = state.weights + eased * jnp.asarray(step) - eased * pull * (state.weights - state.anchor)
+    change = jnp.asarray(step) - pull * (state.weights - state.anchor)
+    weights = state.weights + (_pace(state.updates, config, work) * change if work.easing else change)
     target = state.target + work.target_rate * (weights - state.target)
     rate = jnp.maximum(0.01, 1.0 / (state.updates.astype(jnp.float32) + 1.0))
     variance = state.advantage_variance + rate * (metrics.pop("advantage_square") - state.advantage_variance)
     metrics["advantage_scale"] = jnp.sqrt(variance)
     return LearnerState(weights, target, state.anchor, optimiser_state, variance, state.updates + 1), metrics
+
+
+def _pace(updates: Array, config: MindConfig, work: WorkConfig) -> Array:
+    """Share float32[P] of its change that each parameter makes: what only reads values or predicts makes all of it."""
+    share = jnp.clip(updates.astype(jnp.float32) / work.easing - 1.0, 0.0, 1.0)
+    return jnp.where(deciding(config), share, 1.0)
 
 
 def _see(

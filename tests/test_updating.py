@@ -12,6 +12,7 @@ from gymnasium import spaces
 from fifteen.config import SIZES, WorkConfig
 from fifteen.frames import Layout
 from fifteen.instance import new_statistics
+from fifteen.model import deciding
 from fifteen.spaces import Hands
 from fifteen.updating import Batch, new_learner_state, update
 
@@ -157,13 +158,25 @@ def test_an_update_moves_the_target_slowly(fresh):
     assert jnp.abs(state.weights - fresh.weights).max() > 1e-4
 
 
-def test_a_schooled_learner_is_changed_slowly_at_first(fresh):
+def test_a_schooled_learner_learns_values_before_it_changes_its_mind(fresh):
     batch = one_step_attempts(np.random.default_rng(0), lambda choice: choice)
     first = jax.tree.map(lambda x: x[:1], batch)
-    settings = dict(config=CONFIG, layout=LAYOUT, wipe=False)
-    full, _ = update(fresh, first, STATISTICS, CONTINUOUS, work=WORK, **settings)
-    eased, _ = update(fresh, first, STATISTICS, CONTINUOUS, work=dataclasses.replace(WORK, easing=50), **settings)
-    np.testing.assert_allclose(50 * (eased.weights - fresh.weights), full.weights - fresh.weights, atol=1e-5)
-    assert np.abs(full.weights - fresh.weights).max() > 1e-3
+    decides = deciding(CONFIG)
+    taught, _ = improve(
+        fresh, batch, STATISTICS, CONTINUOUS
+    )  # a fresh mind's read-outs are zero, and stop all gradients
+
+    def changes(updates, easing):
+        state = taught._replace(updates=jnp.int32(updates))
+        work = dataclasses.replace(WORK, easing=easing)
+        settings = dict(config=CONFIG, work=work, layout=LAYOUT, wipe=False)
+        state, _ = jax.jit(partial(update, **settings))(state, first, STATISTICS, CONTINUOUS)
+        return np.asarray(state.weights - taught.weights)
+
+    full, held, halfway = changes(50, 0), changes(50, 50), changes(75, 50)
+    assert decides.any() and (~decides).any()
+    assert (held[decides] == 0).all() and np.allclose(held[~decides], full[~decides], atol=1e-6)
+    np.testing.assert_allclose(halfway[decides], 0.5 * full[decides], atol=1e-6)
+    assert np.abs(full[decides]).max() > 1e-4 and np.abs(full[~decides]).max() > 1e-4
     known = WorkConfig().schooled()
     assert known.easing > 0 and known.sharpness == 1.0 and known.noise_memory == (0.0,)
