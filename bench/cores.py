@@ -3,7 +3,7 @@
     taskset -c 0 python bench/cores.py            # run what has no result yet: 4 cores x 5 seeds, one at a time
     python bench/cores.py --table                 # the results there are, as Markdown
 
-One school of four families a run, "small" but for the memory core; the cores have about equally many parameters, within
+One school of four families a run, "small" but for the memory core and four heads; the cores have about equally many parameters, within
 10 %, and states as large as they need. One JSON per (core, seed) is written under bench/results/cores. A run that has a
 file is not run again: delete the file to repeat it. Seeds are the outer loop, so that what else the machine does meets
 all cores alike; give every process one core of the machine. Time is that of the processor, which on one core is the
@@ -38,7 +38,7 @@ import fifteen
 from fifteen.config import SIZES, MindConfig, SchoolConfig
 from fifteen.cores import core_named
 
-SMALL = SIZES["small"]
+SMALL = dataclasses.replace(SIZES["small"], heads=4)
 MINDS: dict[str, MindConfig] = {
     "delta": SMALL,
     "gru": dataclasses.replace(SMALL, core="gru", head_size=13),

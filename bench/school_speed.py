@@ -4,8 +4,8 @@
     python bench/school_speed.py --peer-python PEER --quick    # a few short blocks; nothing is written
 
 Ours is a school of the family control/cart-pole: as many lifetimes as `fifteen school` has by default, each on a
-cart-pole of its own, with a mind that has a memory. The peer is the algorithm of sb3-contrib that has a memory, with
-the library's defaults and 8 environments of CartPole-v1 in one process (DummyVecEnv), on the CPU, torch with as many
+cart-pole of its own, with a mind of the size that ships. The peer is the algorithm of sb3-contrib that has a memory,
+with the library's defaults and 8 environments of CartPole-v1 in one process (DummyVecEnv), on the CPU, torch with as many
 threads as it takes by itself. Both may use all cores that this process may. Blocks of all sides alternate, each in a
 process of its own that waits while another works. What is compiled is not counted, nor the peer's first rollout.
 
@@ -13,8 +13,8 @@ The first observation of an attempt has a tick of its own in a school and is no 
 that are steps where the mind is untrained, and attempts are shortest. It is a lower bound, as attempts only get longer.
 
 Beside it: the same school divided over one host device per core instead of one device with a pool of threads; the same
-school of a mind whose memory is a GRU of about as many parameters (`cores.py`); and growth, steps per second with more
-lifetimes. Written to bench/results/school_speed.json; target: median ratio >= 150.
+school of a mind whose memory is a GRU of about as many parameters (`rival_cores.py`); and growth, steps per second with
+more lifetimes. Written to bench/results/school_speed.json; target: median ratio >= 150.
 """
 
 import argparse
@@ -28,8 +28,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from blocks import Program
-from cores import MINDS
 from measuring import median_interval, provenance, write_result
+from school_speed_ours import MINDS
 
 from fifteen.config import SchoolConfig, WorkConfig
 from fifteen.jobs.classroom import Classroom

@@ -4,15 +4,19 @@ A round is a rollout of all lifetimes and what is learned from it; the first one
 """
 
 import argparse
+import dataclasses
 
 import jax
 from blocks import Blocks
-from cores import MINDS
 from rival_cores import enter_rivals
 
 import fifteen
-from fifteen.config import SchoolConfig
+from fifteen.config import SIZES, MindConfig, SchoolConfig
 
+MINDS: dict[str, MindConfig] = {
+    "delta": SIZES["base"],  # what ships
+    "gru": dataclasses.replace(SIZES["base"], core="gru", head_size=15),  # about as many parameters
+}
 WARM_UP = 4  # rounds: by then lifetimes were over and were renewed, and everything is compiled
 STEPS = 10**11  # more than anyone will ask for
 

@@ -16,7 +16,7 @@ class MindConfig:
     slots: int = 64  # sensor values in a percept
     width: int = 64  # features between layers
     layers: int = 1  # memory layers
-    heads: int = 4  # memory heads per layer
+    heads: int = 2  # memory heads per layer
     head_size: int = 16  # d: each head's state is d x d
     taps: int = 4  # width of the short causal convolution before the memory
     rank: int = 32  # size of the codes of action factors and bins
@@ -35,7 +35,7 @@ class MindConfig:
 SIZES: dict[str, MindConfig] = {
     "debug": MindConfig(slots=32, width=32, heads=2, head_size=8, rank=16, value_bins=21),
     "small": MindConfig(),
-    "base": MindConfig(width=128, layers=2),
+    "base": MindConfig(width=128, layers=2, heads=4),
     "large": MindConfig(slots=256, width=512, layers=4, heads=8, head_size=64, rank=256),
 }
 
