@@ -3,11 +3,12 @@
     taskset -c 0 python bench/cores.py            # run what has no result yet: 4 cores x 5 seeds, one at a time
     python bench/cores.py --table                 # the results there are, as Markdown
 
-One school of four families a run, "small" but for the memory core and four heads; the cores have about equally many parameters, within
-10 %, and states as large as they need. One JSON per (core, seed) is written under bench/results/cores. A run that has a
-file is not run again: delete the file to repeat it. Seeds are the outer loop, so that what else the machine does meets
-all cores alike; give every process one core of the machine. Time is that of the processor, which on one core is the
-wall time of an idle machine: what else runs beside it costs others, not the rival of the moment.
+One school of four families a run, "small" but for the memory core and four heads; the cores have about equally many
+parameters, within 10 %, and states as large as they need. One JSON per (core, seed) is written under
+bench/results/cores. A run that has a file is not run again: delete the file to repeat it. Seeds are the outer loop, so
+that what else the machine does meets all cores alike; give every process one core of the machine. Time is that of the
+processor, which on one core is the wall time of an idle machine: what else runs beside it costs others, not the rival
+of the moment.
 
 A score is that of the last attempts of the lifetimes that ended in about the last fifty rounds, 0 for chance and 1 for
 the family's reference. Equal time is the time in which the quickest core does all its steps; compiling is not counted.

@@ -5,9 +5,9 @@
 
 Ours is a school of the family control/cart-pole: as many lifetimes as `fifteen school` has by default, each on a
 cart-pole of its own, with a mind of the size that ships. The peer is the algorithm of sb3-contrib that has a memory,
-with the library's defaults and 8 environments of CartPole-v1 in one process (DummyVecEnv), on the CPU, torch with as many
-threads as it takes by itself. Both may use all cores that this process may. Blocks of all sides alternate, each in a
-process of its own that waits while another works. What is compiled is not counted, nor the peer's first rollout.
+with the library's defaults and 8 environments of CartPole-v1 in one process (DummyVecEnv), on the CPU, torch with as
+many threads as it takes by itself. Both may use all cores that this process may. Blocks of all sides alternate, each in
+a process of its own that waits while another works. What is compiled is not counted, nor the peer's first rollout.
 
 The first observation of an attempt has a tick of its own in a school and is no step: ticks are multiplied by the share
 that are steps where the mind is untrained, and attempts are shortest. It is a lower bound, as attempts only get longer.
