@@ -114,7 +114,7 @@ def perform(run: Run, schooled: Learner, budget: int) -> dict[str, Any]:
     """Work on the job until it is solved (a like one) or the budget is used up: the measured part of the record."""
     learner = schooled
     if run.column.startswith("unschooled"):
-        learner = fifteen.new(schooled.config, seed=run.seed, work=schooled.work_config)
+        learner = fifteen.new(schooled.config, seed=run.seed)
     solved = Solved(run.job.threshold, run.job.window, budget)
 
     def watch(progress: Progress) -> bool:
