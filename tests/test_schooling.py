@@ -132,3 +132,15 @@ def test_two_devices_learn_what_one_does():
     assert jax.device_count() == 1
     np.testing.assert_allclose(float(total), weights(learner).sum(), rtol=1e-3)
     np.testing.assert_allclose(float(entropy), progress.metrics["entropy"], rtol=1e-3)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_bandits_are_learned_from_nothing(seed):
+    """0 is chance, 1 the best arm known from the start, about 0.75 Thompson sampling; bench/bandits_from_nothing.py."""
+    learner = fifteen.new("small", seed=seed)
+    progress = fifteen.school(learner, ["bandit/bernoulli"], 400_000, seed=seed, config=SchoolConfig(lifetimes=128))
+    assert progress.steps < 402_000
+    first, *_, last = progress.scores["bandit/bernoulli"]
+    assert last > 0.3
+    assert last > first  # a lifetime's memory is worth something
+    assert learner.work_config == learner.work_config.schooled()
