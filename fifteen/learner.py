@@ -25,7 +25,7 @@ from fifteen.updating import LearnerState, new_learner_state, optimiser
 from fifteen.worker import Moment, Worker
 
 KIND = "learner"
-SHIPPED = Path(__file__).with_name("minds") / "small"
+SHIPPED = Path(__file__).with_name("minds") / "base"
 """The schooled learner that ships; its manifest says how it was schooled."""
 
 _YES, _NO = np.ones(1, np.bool_), np.zeros(1, np.bool_)  # shared by ticks, which nobody writes into
