@@ -2,6 +2,7 @@
 
 from fifteen.compiling import cache_compilations
 from fifteen.errors import CheckpointError, FifteenError, JobError, RunError, SpaceError
+from fifteen.examining.exam import ExamReport, exam
 from fifteen.jobs import jobs, register_job
 from fifteen.learner import Learner, load, new
 from fifteen.log import Attempt, Progress, SchoolProgress, WorkLog
@@ -12,6 +13,7 @@ __all__ = [
     "Attempt",
     "CheckpointError",
     "Evaluation",
+    "ExamReport",
     "FifteenError",
     "JobError",
     "Learner",
@@ -22,6 +24,7 @@ __all__ = [
     "WorkLog",
     "cache_compilations",
     "evaluate",
+    "exam",
     "jobs",
     "load",
     "new",

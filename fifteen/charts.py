@@ -5,7 +5,7 @@ and all text keep their size, so that one chart is readable on a phone, on a des
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Literal
@@ -14,6 +14,14 @@ import numpy as np
 
 DRAWN = 2_000
 """Most points of one series that are drawn."""
+SHADES = 9
+"""Levels of a strip, from the least (0) to the greatest."""
+COLUMNS = 160
+"""Most columns of a strip that are drawn."""
+
+Style = Literal["quiet", "main", "guide", "c1", "c2", "c3", "c4", "c5", "c6"]
+"""c1 to c6: colours of Okabe & Ito (2008), for several of a kind; lines differ in their dashes too."""
+SEVERAL: tuple[Style, ...] = ("c1", "c2", "c3", "c4", "c5", "c6")
 
 
 @dataclass(frozen=True)
@@ -22,9 +30,23 @@ class Series:
 
     x: np.ndarray  # float64[n]
     y: np.ndarray  # float64[n]
-    kind: Literal["dots", "line", "diagonal"]
-    style: Literal["quiet", "main", "guide"]
-    label: str
+    kind: Literal["dots", "line", "diagonal", "band"]  # band: the outline of an area
+    style: Style
+    label: str  # "": not in the legend
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a chart of estimates: a dot, the interval around it, and the same in words."""
+
+    name: str
+    value: float
+    low: float | None  # None: no interval
+    high: float | None
+    told: str
+    style: Style
+    points: Sequence[float] = ()  # what the estimate is made of, as small dots
+    group: str = ""  # a heading above this row
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:
@@ -68,18 +90,25 @@ def chart(
     x_label: str,
     y_label: str,
     same_axes: bool = False,
+    x_range: tuple[float, float] | None = None,
+    y_range: tuple[float, float] | None = None,
+    empty: str = "No attempt has ended yet.",
 ) -> str:
-    """One figure as HTML. `same_axes`: x and y span the same range (a diagonal means equality)."""
+    """One figure as HTML.
+
+    `same_axes`: x and y span the same range (a diagonal means equality). x_range, y_range: the ranges of the axes,
+    within which all points lie, where they are not to follow from the points. empty: what is said where there are none.
+    """
     shown = [_finite(one) for one in series]
     head = f"<figcaption><h2>{escape(title)}</h2><p>{escape(text)}</p></figcaption>"
     if not any(len(one.x) for one in shown):
-        return f'<figure class="chart">{head}<p class="empty">No attempt has ended yet.</p></figure>'
+        return f'<figure class="chart">{head}<p class="empty">{escape(empty)}</p></figure>'
     x_all = np.concatenate([one.x for one in shown])
     y_all = np.concatenate([one.y for one in shown])
     if same_axes:
-        x_range = y_range = _range(np.concatenate([x_all, y_all]))
+        x_range = y_range = x_range or _range(np.concatenate([x_all, y_all]))
     else:
-        x_range, y_range = (0.0, float(x_all.max()) or 1.0), _range(y_all)
+        x_range, y_range = x_range or (0.0, float(x_all.max()) or 1.0), y_range or _range(y_all)
     x_ticks, y_ticks = ticks(*x_range, most=5), ticks(*y_range, most=6)
     x_names, y_names = tick_labels(x_ticks), tick_labels(y_ticks)
     x_at = [_scale(value, x_range) / 10 for value in x_ticks]  # per cent
@@ -89,7 +118,9 @@ def chart(
         grid += "".join(f"M{at * 10:.1f} 0V1000" for at in x_at)
     gutter = max(len(name) for name in y_names)
     legend = "".join(
-        f'<li class="{one.style}"><i class="{one.kind}"></i>{escape(one.label)}</li>' for one in shown if len(one.x)
+        f'<li class="{one.style}"><i class="{one.kind}"></i>{escape(one.label)}</li>'
+        for one in shown
+        if len(one.x) and one.label
     )
     return (
         f'<figure class="chart{" square" if same_axes else ""}">{head}'
@@ -101,6 +132,78 @@ def chart(
         + "".join(_draw(one, x_range, y_range) for one in shown if len(one.x))
         + f'</svg><div class="x-ticks">{_labels(x_names, x_at, "left")}</div></div>'
         f'<p class="x-label">{escape(x_label)}</p></figure>'
+    )
+
+
+def estimates(
+    title: str,
+    text: str,
+    rows: Sequence[Row],
+    *,
+    x_label: str,
+    marks: Sequence[float] = (),
+) -> str:
+    """One figure as HTML: estimates with their intervals, one above the other. marks: values with a line through all.
+
+    At least one row. Numbers that are not finite are refused with ValueError.
+    """
+    told = np.array(
+        [x for row in rows for x in (row.value, row.low, row.high, *row.points) if x is not None] + [*marks], np.float64
+    )
+    if not np.isfinite(told).all():
+        raise ValueError(f"the rows of {title!r} have numbers that are not finite: leave these rows out")
+    low, high = float(told.min(initial=0.0)), float(told.max(initial=0.0))
+    air = 0.04 * (high - low) or 1.0
+    axis = low - air, high + air
+    at = ticks(*axis, most=5)
+    guides = "".join(f"M{_scale(mark, axis):.1f} 0V100" for mark in marks)
+    lines = []
+    for n, row in enumerate(rows):
+        if row.group and (n == 0 or rows[n - 1].group != row.group):
+            lines.append(f'<p class="group-name">{escape(row.group)}</p>')
+        drawn = f'<path class="mark" d="{guides}"/>' if guides else ""
+        if len(row.points):
+            small = "h0M".join(f"{_scale(point, axis):.1f} 50" for point in row.points)
+            drawn += f'<path class="dots quiet" d="M{small}h0"/>'
+        if row.low is not None and row.high is not None:
+            ends = f"M{_scale(row.low, axis):.1f} 50H{_scale(row.high, axis):.1f}"
+            drawn += f'<path class="whisker {row.style}" d="{ends}"/>'
+        drawn += f'<path class="dot {row.style}" d="M{_scale(row.value, axis):.1f} 50h0"/>'
+        lines.append(
+            f'<div class="estimate"><span class="name">{escape(row.name)}</span>'
+            f'<svg viewBox="0 0 1000 100" preserveAspectRatio="none" aria-hidden="true">{drawn}</svg>'
+            f'<span class="told">{escape(row.told)}</span></div>'
+        )
+    widths = f"--name:{min(max(len(row.name) for row in rows), 24)}ch;--told:{max(len(row.told) for row in rows)}ch"
+    below = _labels(tick_labels(at), [_scale(value, axis) / 10 for value in at], "left")
+    return (
+        f'<figure class="chart estimates"><figcaption><h2>{escape(title)}</h2><p>{escape(text)}</p></figcaption>'
+        f'<div class="rows" style="{widths}">{"".join(lines)}'
+        f'<div class="estimate axis"><div class="x-ticks">{below}</div></div></div>'
+        f'<p class="x-label">{escape(x_label)}</p></figure>'
+    )
+
+
+def strip(values: np.ndarray) -> str:
+    """A heat map of values float64[rows, columns] without axes, as SVG: every row by itself from its least, pale, to
+    its greatest value, dark; empty where a value is NaN.
+
+    Columns beyond COLUMNS are shown as means of neighbours.
+    """
+    rows = np.array([_known_means(row, COLUMNS) for row in values])
+    low, high = (_extreme(rows, how)[:, None] for how in (np.nanmin, np.nanmax))
+    share = (rows - low) / np.where(high > low, high - low, 1.0)
+    paths = [""] * SHADES
+    for y, row in enumerate(share):
+        shades = np.where(np.isnan(row), -1, np.minimum(np.nan_to_num(row) * SHADES, SHADES - 1)).astype(int)
+        starts = np.flatnonzero(np.diff(shades, prepend=-2))
+        for start, end in zip(starts, [*starts[1:], len(shades)], strict=True):
+            if shades[start] >= 0:
+                paths[shades[start]] += f"M{start} {y}.5h{end - start}"
+    drawn = "".join(f'<path class="s{n}" d="{path}"/>' for n, path in enumerate(paths) if path)
+    return (
+        f'<svg class="strip" viewBox="0 0 {rows.shape[1]} {len(rows)}" style="--rows:{len(rows)}" '
+        f'preserveAspectRatio="none" aria-hidden="true">{drawn}</svg>'
     )
 
 
@@ -143,6 +246,11 @@ def _labels(names: Sequence[str], at: Sequence[float], side: str) -> str:
 def _draw(series: Series, x_range: tuple[float, float], y_range: tuple[float, float]) -> str:
     if series.kind == "diagonal":
         return f'<path class="line diagonal {series.style}" d="M0 1000L1000 0"/>'
+    if series.kind == "band":
+        outline = "L".join(
+            f"{_scale(a, x_range):.1f} {1000 - _scale(b, y_range):.1f}" for a, b in zip(series.x, series.y, strict=True)
+        )
+        return f'<path class="band {series.style}" d="M{outline}Z"/>'
     if series.kind == "line":
         x, y = _means(series.x, DRAWN // 4), _means(series.y, DRAWN // 4)
         join = "L"
@@ -169,3 +277,17 @@ def _means(values: np.ndarray, most: int) -> np.ndarray:
     if len(values) <= most:
         return values
     return np.array([bucket.mean() for bucket in np.array_split(values, most)])
+
+
+def _known_means(values: np.ndarray, most: int) -> np.ndarray:
+    """At most `most` bucket means of what is known; NaN for a bucket of which nothing is."""
+    if len(values) <= most:
+        return values
+    buckets = [bucket[np.isfinite(bucket)] for bucket in np.array_split(values, most)]
+    return np.array([bucket.mean() if len(bucket) else np.nan for bucket in buckets])
+
+
+def _extreme(rows: np.ndarray, how: Callable[..., np.ndarray]) -> np.ndarray:
+    """The least or greatest known value of each row; 0 for a row of which nothing is known."""
+    known = np.isfinite(rows).any(axis=1, keepdims=True)
+    return how(np.where(known, rows, 0.0), axis=1)

@@ -1,4 +1,4 @@
-"""The command: fifteen school | work | evaluate | jobs | info | demo."""
+"""The command: fifteen school | work | evaluate | exam | jobs | info | demo."""
 
 import dataclasses
 import json
@@ -18,10 +18,11 @@ from rich.table import Table
 
 import fifteen
 from fifteen.checkpoint import read
-from fifteen.commands import Demo, Evaluate, Info, Jobs, School, Work
+from fifteen.commands import Demo, Evaluate, Exam, Info, Jobs, School, Work
 from fifteen.config import SchoolConfig
 from fifteen.demo import run_demo
 from fifteen.errors import FifteenError, RunError
+from fifteen.examining.command import examine
 from fifteen.jobs.registry import jobs, open_job
 from fifteen.learner import SHIPPED, Learner
 from fifteen.log import RECENT, Sink, TensorBoardSink, WorkLog, number
@@ -35,8 +36,8 @@ PLAN = "plan.json"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; gives the exit status: 0, 2 after an error, 130 after Ctrl-C."""
-    command: School | Work | Evaluate | Jobs | Info | Demo = tyro.cli(
-        tyro.conf.OmitSubcommandPrefixes[School | Work | Evaluate | Jobs | Info | Demo],  # type: ignore[arg-type]
+    command: School | Work | Evaluate | Exam | Jobs | Info | Demo = tyro.cli(
+        tyro.conf.OmitSubcommandPrefixes[School | Work | Evaluate | Exam | Jobs | Info | Demo],  # type: ignore[arg-type]
         prog="fifteen",
         description="One learner, put to work on any job.",
         args=arguments,
@@ -55,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _resume(command, console) if command.resume else _work(command, console)
             case Evaluate():
                 return _evaluate(command, console)
+            case Exam():
+                return examine(command, _default_folder("exam"), console)
             case Jobs():
                 return _jobs(console)
             case Info():

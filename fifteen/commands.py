@@ -85,6 +85,22 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Exam:
+    """How far learners can be trusted: an exam on a suite of jobs, with a page of what it came to."""
+
+    learner: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, _shown("LEARNER", "(default: shipped)")] = ()
+    """Who sits it, once for each: shipped, the folder of a learner or a run, sb3:ALGO:FILE.zip, or module:factory."""
+    suite: Annotated[str, _shown("NAME|FILE", "(default: default)")] = "default"
+    """A suite that ships (default, gymnasium), or a file of TOML or JSON."""
+    run: Annotated[Path | None, _shown("DIR", "(default: runs/exam-TIME)")] = None
+    """Folder of the exam. Where it holds an unfinished one, that one goes on."""
+    workers: Annotated[int | None, _shown("N", "(default: one for each core)")] = None
+    """Processes; 0: all in this one."""
+    runs: Annotated[int | None, _shown("N", "(default: as the suite says)")] = None
+    """Lifetimes on each job."""
+
+
+@dataclass(frozen=True)
 class Jobs:
     """List the jobs that come with Fifteen."""
 

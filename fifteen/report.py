@@ -280,12 +280,13 @@ def _mean(values: np.ndarray) -> float | None:
     return float(known.mean()) if len(known) else None
 
 
-def write_page(path: Path, title: str, body: str) -> Path:
+def write_page(path: Path, title: str, body: str, style: str = "") -> Path:
+    """Write a self-contained page and give its path. style: CSS beside that of all pages."""
     css = resources.files("fifteen").joinpath("report.css").read_text(encoding="utf-8")
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{css}</style></head>"
+        f"<title>{escape(title)}</title><style>{css}{style}</style></head>"
         f"<body><main>{body}</main></body></html>\n"
     )
     path.write_text(page, encoding="utf-8")

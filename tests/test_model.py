@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from fifteen import instance as instances
 from fifteen import updating
 from fifteen.config import SIZES, WorkConfig
+from fifteen.cores import DeltaCore
 from fifteen.frames import Layout
 from fifteen.losses import choose, factored_advantage, masked_log_softmax
 from fifteen.model import Model, expected_value, ravel, structure, unravel
@@ -283,7 +284,7 @@ def test_a_digit_knows_the_more_significant_digits_of_its_own_number_only():
 
 
 def test_a_fresh_memory_finds_what_came_of_it_when_it_looked_alike():
-    layer = Model(SIZES["small"], np.random.default_rng(0)).layers[0]
+    layer = DeltaCore(np.random.default_rng(0), SIZES["small"])
     seen = np.random.default_rng(1).standard_normal((40, SIZES["small"].width)).astype(np.float32)
     seen[30] = seen[10]
     taps, heads = layer.convolution.shape[0], layer.heads
