@@ -185,8 +185,8 @@ def estimates(
 
 
 def strip(values: np.ndarray) -> str:
-    """A heat map of values float64[rows, columns] without axes, as SVG: every row by itself from its least, pale, to
-    its greatest value, dark; empty where a value is NaN.
+    """A heat map of values float64[rows, columns] without axes, as SVG: every row by itself from its least, faint, to
+    its greatest value, full; empty where a value is NaN.
 
     Columns beyond COLUMNS are shown as means of neighbours.
     """

@@ -34,6 +34,7 @@ def settings():
     """JAX's settings are put back: other tests compile without a cache."""
     names = ("compilation_cache_dir", "persistent_cache_min_compile_time_secs", "persistent_cache_min_entry_size_bytes")
     before = {f"jax_{name}": jax.config.values[f"jax_{name}"] for name in names}
+    jax.config.update("jax_compilation_cache_dir", None)  # a command that another test called may have told it
     yield
     for name, value in before.items():
         jax.config.update(name, value)

@@ -30,7 +30,8 @@ class Verdict(NamedTuple):
         if self.interval is None:
             return self.why
         estimate, low, high, level = self.interval
-        return f"{estimate:.3g} [{low:.3g}, {high:.3g}] ({100 * level:.4g} %): {self.why}".replace("-", "−")
+        figures = f"{estimate:.3g} [{low:.3g}, {high:.3g}]".replace("-", "−")
+        return f"{figures} ({100 * level:.4g} %): {self.why}"
 
 
 def judged(claim: str, found: Interval, *, above: float, why: str, sign: float = 1.0) -> Verdict:

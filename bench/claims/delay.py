@@ -74,7 +74,7 @@ HORIZONS = {
     "key to door": (4, 8, 16, 32, 64, 128),
     "watch repair": (6, 12, 25, 50, 100),
 }
-QUICK = {"chain": (3,)}
+QUICK = {"chain": (4,)}
 BUDGET = 30_000  # episodes
 TUNING = range(1000, 1020)  # seeds of no run that counts
 ENOUGH = 18  # of them solved

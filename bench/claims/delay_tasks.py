@@ -119,9 +119,9 @@ def watch_repair(horizon: int) -> Task:
         brand = _one_of(brands, luck[0])
         repaired = choose(brand, luck[1])
         first, last = jax.scipy.special.ndtri(jnp.clip(luck[2:4], 1e-6, 1.0 - 1e-6))
-        happened = luck[4:].reshape(horizon, 2) < jnp.asarray(chances, jnp.float32)
+        happened = luck[4:].reshape(horizon, 2) < jnp.asarray(chances, jnp.float32)[None]
         events = jnp.cumsum(happened.astype(jnp.int32), axis=0)  # [T, 2], after every step
-        seen = jnp.minimum(events[:-1], jnp.array(TOLD_APART) - 1)
+        seen = jnp.minimum(events[:-1], jnp.array(TOLD_APART)[None] - 1)
         times = jnp.arange(1, horizon)
         waits = (((repaired * brands + brand) * horizon + times) * jams + seen[:, 0]) * tyres + seen[:, 1]
         cost = jnp.asarray(REPAIR, jnp.float32)[brand] + jnp.asarray(REPAIR_DEVIATION, jnp.float32)[brand] * first

@@ -33,14 +33,15 @@ def glance(
     wrong: Mapping[str, Failures],
 ) -> str:
     """Headline, gaps, failures and findings, everything by learner."""
-    heads = {name: found for name, sheet in scored.items() if (found := headline(sheet, splits[name])) is not None}
+    heads = {name: head for name, sheet in scored.items() if (head := headline(sheet, splits[name])) is not None}
+    found = _found(header, wrong)
     if not heads:
         shown = '<p class="box">Nothing could be scored: no job counts for any learner.</p>'
     elif len(header.learners) == 1:
         ((name, head),) = heads.items()
         shown = (
             f'<div class="glance">{_hero(head)}{splits_chart(splits)}</div>'
-            f'<dl class="figures">{definitions(_figures(header, of_gaps[name], wrong[name]))}</dl>'
+            f'<dl class="figures">{definitions(_figures(header, of_gaps[name], wrong[name], len(found)))}</dl>'
         )
     else:
         colour = styles(list(scored))
@@ -54,7 +55,7 @@ def glance(
             marks=(0.0, 1.0),
         )
         shown += _glance_table(header, heads, of_gaps, wrong)
-    return shown + _findings(header, wrong)
+    return shown + _findings(found)
 
 
 def _hero(head: Headline) -> str:
@@ -70,11 +71,11 @@ def _hero(head: Headline) -> str:
     )
 
 
-def _figures(header: ExamHeader, of_gaps: Sequence[Gap], wrong: Failures) -> list[tuple[str, str]]:
+def _figures(header: ExamHeader, of_gaps: Sequence[Gap], wrong: Failures, findings: int) -> list[tuple[str, str]]:
     found = [(f"{gap.easier} − {gap.harder}, {_interval(gap)}", figure(gap.estimate.value)) for gap in of_gaps]
     bound = f"of {count(wrong.asked, 'job')} failed; the 95 % bound for such jobs is {100 * wrong.bound:.1f} %"
     found.append((bound, f"{wrong.failed:,}"))
-    found.append(("findings", f"{len(header.findings):,}"))
+    found.append(("findings", f"{findings:,}"))
     if header.openings is None:
         found.append(("the suite is not sealed: nobody counts who looked", "open"))
     else:
@@ -114,8 +115,8 @@ def _glance_table(
     )
 
 
-def _findings(header: ExamHeader, wrong: Mapping[str, Failures]) -> str:
-    """What was found, and the failures that no finding speaks of."""
+def _found(header: ExamHeader, wrong: Mapping[str, Failures]) -> list[str]:
+    """What was found, and the failures that no finding speaks of, as items of a list."""
     alone = len(header.learners) == 1
 
     def item(kind: FindingKind, learner: str, text: str) -> str:
@@ -132,6 +133,10 @@ def _findings(header: ExamHeader, wrong: Mapping[str, Failures]) -> str:
             if status in KINDS and (name, status) not in told:
                 shown = ", ".join([*jobs][:3]) + (f" and {len(jobs) - 3:,} more" if len(jobs) > 3 else "")
                 found.append(item(status, name, shown))
+    return found
+
+
+def _findings(found: list[str]) -> str:
     if not found:
         none = "None: nothing failed, and no fault was found."
         return f'<section class="box fine"><h2>Findings</h2><p>{none}</p></section>'

@@ -163,7 +163,7 @@ def _worst(
         inner += (f"<h3>{escape(name)}</h3>" if len(scored) > 1 else "") + f'<div class="pairs">{drawn}</div>'
     note = (
         "Chosen by these very scores, so in truth they may be a little better. In a replay every row of what it sees "
-        "is one sensor, pale at its least and dark at its greatest in this attempt; below it what it did and got."
+        "is one sensor, faint at its least and full at its greatest in this attempt; below it what it did and got."
     )
     return f'<p class="lead">{note}</p>{inner}'
 

@@ -94,7 +94,7 @@ def family_map(all_sheets: Mapping[str, Sheet]) -> str:
     maps = _map(all_sheets, SPLITS[:-1]) + _map(all_sheets, SPLITS[-1:])
     return (
         '<section class="box"><h2>Where it is good, and where not</h2>'
-        "<p>IQM of the score by family. Pale is chance, dark the reference; orange is below chance.</p>"
+        "<p>IQM of the score by family. Empty is chance, full the reference; orange is below chance.</p>"
         f'<div class="wide">{maps}</div></section>'
     )
 
