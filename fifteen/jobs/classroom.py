@@ -20,6 +20,7 @@ from fifteen.errors import JobError
 from fifteen.frames import Layout, Percept
 from fifteen.hands import Hands
 from fifteen.instance import Instance, felt_reward, new_instance, new_statistics, return_scale, standardise
+from fifteen.jobs.explorers import EXPLORERS, Explorer, Step
 from fifteen.jobs.family import Family
 from fifteen.jobs.native import Job
 from fifteen.model import Model
@@ -31,6 +32,7 @@ class Lifetimes(NamedTuple):
 
     jobs: tuple[Job, ...]  # of each family, [L, ...]
     states: tuple[Any, ...]  # of each family's jobs, [L, ...]
+    notes: tuple[Any, ...]  # of each family's explorer, [L, ...]; () where it has none
     instance: Instance  # [N, 1, ...]
     mixing: Array  # float32[N, D, slots], from the job's sensors to the mind's
     projected: Array  # bool[N], mixing is a random projection
@@ -69,6 +71,7 @@ class _Desk:
     """How one family's jobs meet the mind: static."""
 
     family: Family
+    explorer: Explorer | None  # its teacher, where one must find out; else the teacher is the family's own
     size: int  # D of the observation
     code: np.ndarray | None  # float32[n, D] of a Discrete observation
     start: int  # of a Discrete observation
@@ -90,6 +93,9 @@ class _Desk:
             return choice
         place = choice.astype(jnp.float32) / (self.ordered - 1)
         return (self.low + place * (self.high - self.low))[None]
+
+    def advise(self, job: Any, notes: Any, state: Any) -> Array | None:
+        return self.family.teach(job, state) if self.explorer is None else self.explorer.advise(job, notes, state)
 
     def taught(self, action: Array | None) -> Array:
         """What a teacher said as probabilities of the job's own bins, float32[bins].
@@ -125,6 +131,7 @@ def _desk(family: Family, config: MindConfig) -> _Desk:
     box = isinstance(done, spaces.Box)
     return _Desk(
         family=family,
+        explorer=EXPLORERS.get(type(family)),
         size=size,
         code=None if code is None else code[:, :size],
         start=int(seen.start) if discrete else 0,
@@ -189,8 +196,8 @@ class Classroom:
         rollouts = 1 + (ages * fresh["rollouts"].astype(jnp.float32)).astype(jnp.int32)
         fresh["rollouts"] = jnp.minimum(rollouts, fresh["rollouts"])
         drawn = [draw(jax.random.fold_in(draw_key, n)) for n, draw in enumerate(self._draws)]
-        jobs, states = zip(*drawn, strict=True)
-        return Lifetimes(jobs, states, key=jax.random.key_data(key), **fresh)
+        jobs, states, notes = zip(*drawn, strict=True)
+        return Lifetimes(jobs, states, notes, key=jax.random.key_data(key), **fresh)
 
     def renew(self, lifetimes: Lifetimes) -> tuple[Lifetimes, Grades]:
         """Replace the lifetimes that are over by new ones on new jobs, and grade them.
@@ -201,20 +208,22 @@ class Classroom:
         over = lifetimes.rollouts <= 0
         key, fresh_key, draw_key = jax.random.split(jax.random.wrap_key_data(lifetimes.key), 3)
         grades, lifetimes = self._refresh(lifetimes, over, fresh_key)
-        jobs, states = list(lifetimes.jobs), list(lifetimes.states)
+        parts = list(zip(lifetimes.jobs, lifetimes.states, lifetimes.notes, strict=True))
         by_family = np.asarray(over).reshape(self.each, len(self.families))
         for n in np.flatnonzero(by_family.any(axis=0)):
             drawn = self._draws[n](jax.random.fold_in(draw_key, n))
-            jobs[n], states[n] = _chosen(drawn, (jobs[n], states[n]), by_family[:, n])
-        return lifetimes._replace(jobs=tuple(jobs), states=tuple(states), key=jax.random.key_data(key)), grades
+            parts[n] = _chosen(drawn, parts[n], by_family[:, n])
+        jobs, states, notes = zip(*parts, strict=True)
+        return lifetimes._replace(jobs=jobs, states=states, notes=notes, key=jax.random.key_data(key)), grades
 
-    def _draw(self, desk: _Desk, templates: tuple[int, ...], key: Array) -> tuple[Job, Any]:
-        """L new jobs of one family, [L, ...], and states to begin from."""
+    def _draw(self, desk: _Desk, templates: tuple[int, ...], key: Array) -> tuple[Job, Any, Any]:
+        """L new jobs of one family, [L, ...], states to begin from and notes."""
         template_key, job_key, state_key = jax.random.split(key, 3)
         chosen = jax.random.choice(template_key, jnp.array(templates, jnp.int32), (self.each,))
         jobs = jax.vmap(desk.family.sample)(chosen, jax.random.split(job_key, self.each))
         states, _ = jax.vmap(lambda job, key: job.reset(key))(jobs, jax.random.split(state_key, self.each))
-        return jobs, jax.tree.map(_strong, states)
+        notes = () if desk.explorer is None else jax.vmap(desk.explorer.begin)(jobs)
+        return jobs, jax.tree.map(_strong, states), notes
 
     def _renewed(self, lifetimes: Lifetimes, over: Array, key: Array) -> tuple[Grades, Lifetimes]:
         """Everything but the jobs of the lifetimes that are over, bool[N], as at a beginning."""
@@ -271,7 +280,7 @@ class Classroom:
             begin = lifetimes.ended
             elapsed = jnp.where(begin, 0, lifetimes.elapsed + 1)
             action = jnp.take_along_axis(lifetimes.slots, jnp.maximum(lifetimes.choice, 0)[:, None], axis=1)[:, 0]
-            states, sensors, reward, terminated, taught = self._advance(lifetimes, begin, action, tick_key)
+            states, notes, sensors, reward, terminated, taught = self._advance(lifetimes, begin, action, tick_key)
             reward = jnp.where(begin, 0.0, reward)
             terminated = terminated & ~begin
             truncated = (elapsed >= self._limit[self.member]) & ~terminated
@@ -301,6 +310,7 @@ class Classroom:
             which = jnp.stack([lifetimes.attempt == 0, lifetimes.attempt <= 2, ends], axis=1) & ends[:, None]
             lived = lifetimes._replace(
                 states=states,
+                notes=notes,
                 instance=instance,
                 choice=jnp.where(ends, -1, decided.choice[:, 0]),
                 elapsed=elapsed,
@@ -338,33 +348,40 @@ class Classroom:
 
     def _advance(
         self, lifetimes: Lifetimes, begin: Array, action: Array, key: Array
-    ) -> tuple[tuple[Any, ...], Array, Array, Array, Array]:
-        """Every job's next state, and sensors float32[N, D], reward, terminated and teacher float32[N, B]."""
+    ) -> tuple[tuple[Any, ...], tuple[Any, ...], Array, Array, Array, Array]:
+        """Every job's next state and notes, and sensors float32[N, D], reward, terminated and teacher float32[N, B]."""
         begins, actions = (x.reshape(self.each, len(self.desks)) for x in (begin, action))
-        states, rows = [], []
+        states, notes, rows = [], [], []
         # Families differ in their types, so that no array could hold them all: the loop is over types, not over data.
         for n, desk in enumerate(self.desks):
             keys = jax.random.split(jax.random.fold_in(key, n), self.each)
             move = jax.vmap(partial(_move, desk, self.dims, self.bins))
-            state, *row = move(lifetimes.jobs[n], lifetimes.states[n], begins[:, n], actions[:, n], keys)
+            before = lifetimes.jobs[n], lifetimes.states[n], lifetimes.notes[n]
+            state, note, *row = move(*before, begins[:, n], actions[:, n], keys)
             states.append(state)
+            notes.append(note)
             rows.append(row)
         sensors, reward, terminated, taught = (
             jnp.stack(parts, axis=1).reshape(-1, *parts[0].shape[1:]) for parts in zip(*rows, strict=True)
         )
-        return tuple(states), sensors, reward, terminated, taught
+        return tuple(states), tuple(notes), sensors, reward, terminated, taught
 
 
 def _move(
-    desk: _Desk, dims: int, bins: int, job: Any, state: Any, begin: Array, choice: Array, key: Array
-) -> tuple[Any, Array, Array, Array, Array]:
+    desk: _Desk, dims: int, bins: int, job: Any, state: Any, notes: Any, begin: Array, choice: Array, key: Array
+) -> tuple[Any, Any, Array, Array, Array, Array]:
     """One tick of one job: begin an attempt, or take a step."""
     first = job.reset(key)
-    state, observation, reward, terminated = job.step(state, desk.action(jnp.minimum(choice, desk.bins - 1)), key)
-    state, observation = jax.tree.map(lambda new, old: _strong(jnp.where(begin, new, old)), first, (state, observation))
+    action = desk.action(jnp.minimum(choice, desk.bins - 1))
+    after, observation, reward, terminated = job.step(state, action, key)
+    if desk.explorer is not None:
+        noted = desk.explorer.note(job, notes, Step(state, action, after, reward, terminated))
+        notes = jax.tree.map(lambda new, old: jnp.where(begin, old, new), noted, notes)
+    both = (after, observation)
+    state, observation = jax.tree.map(lambda new, old: _strong(jnp.where(begin, new, old)), first, both)
     sensors = jnp.pad(desk.sensors(observation), (0, dims - desk.size))
-    taught = jnp.pad(desk.taught(desk.family.teach(job, state)), (0, bins - desk.bins))
-    return state, sensors, jnp.asarray(reward, jnp.float32), jnp.asarray(terminated, bool), taught
+    taught = jnp.pad(desk.taught(desk.advise(job, notes, state)), (0, bins - desk.bins))
+    return state, notes, sensors, jnp.asarray(reward, jnp.float32), jnp.asarray(terminated, bool), taught
 
 
 @jax.jit

@@ -121,7 +121,7 @@ class DarkRoom(Job):
 class DarkRoomFamily(Family):
     name: str = eqx.field(static=True, default="grid/dark-room")
     templates: tuple[str, ...] = eqx.field(static=True, default=(*ROOMS, "once", "scrambled"))
-    lifetime: int = eqx.field(static=True, default=1500)
+    lifetime: int = eqx.field(static=True, default=450)
     reference: str = eqx.field(static=True, default="shortest path to the goal (Laskin et al. 2022)")
 
     def sample(self, template: Array, key: Array) -> DarkRoom:
@@ -181,7 +181,7 @@ class KeyDoor(Job):
 class KeyDoorFamily(Family):
     name: str = eqx.field(static=True, default="grid/key-door")
     templates: tuple[str, ...] = eqx.field(static=True, default=(*ROOMS, "unmarked"))
-    lifetime: int = eqx.field(static=True, default=3000)
+    lifetime: int = eqx.field(static=True, default=600)
     reference: str = eqx.field(static=True, default="shortest paths to key and door (Laskin et al. 2022)")
 
     def sample(self, template: Array, key: Array) -> KeyDoor:
@@ -234,7 +234,7 @@ class FrozenLakeFamily(Family):
 
     name: str = eqx.field(static=True, default="grid/frozen-lake")
     templates: tuple[str, ...] = eqx.field(static=True, default=(*LAKES, *(f"{lake}-slippery" for lake in LAKES)))
-    lifetime: int = eqx.field(static=True, default=3000)
+    lifetime: int = eqx.field(static=True, default=900)
     reference: str = eqx.field(static=True, default="value iteration on the true map")
 
     def sample(self, template: Array, key: Array) -> FrozenLake:
