@@ -10,7 +10,7 @@ import pytest
 from fifteen.config import SIZES, SchoolConfig, WorkConfig
 from fifteen.errors import JobError
 from fifteen.hands import Hands
-from fifteen.jobs.bandits import Bernoulli
+from fifteen.jobs.bandits import Gaussian
 from fifteen.jobs.classroom import Classroom
 from fifteen.jobs.families import FAMILIES, find_families
 from fifteen.jobs.family import draw_job, read_split
@@ -104,17 +104,31 @@ def test_what_is_over_is_renewed_and_graded():
 
 
 def test_mixed_sensors_and_permuted_actions_are_the_same_job():
-    room = classroom(("bandit/bernoulli",), each=64, projected=1.0)
+    room = classroom(("bandit/gaussian",), each=64, projected=1.0)
     lifetimes = room.enrol(jax.random.key(1))
     assert (np.sort(np.asarray(lifetimes.slots), axis=1) == np.arange(5)).all()
     model = Model(CONFIG, np.random.default_rng(0))
     _, rollout = jax.jit(partial(room.live, jax.tree.map(jnp.asarray, model)))(lifetimes, jnp.ones(1))
     (jobs,) = lifetimes.jobs
-    assert isinstance(jobs, Bernoulli)
-    best = np.asarray(jobs.chances).argmax(axis=1)
+    assert isinstance(jobs, Gaussian)
+    best = np.asarray(jobs.means).argmax(axis=1)
     taught = np.asarray(rollout.teacher).argmax(axis=2)
     slots = np.asarray(lifetimes.slots)
     assert (np.take_along_axis(slots, taught, axis=1) == best[:, None]).all()
+
+
+def test_an_explorer_notes_what_happened_in_its_own_lifetime_only():
+    room = classroom(("bandit/bernoulli",), each=8)
+    lifetimes = room.enrol(jax.random.key(1))
+    model = jax.tree.map(jnp.asarray, Model(CONFIG, np.random.default_rng(0)))
+    lived, rollout = jax.jit(partial(room.live, model))(lifetimes, jnp.ones(1))
+    counts = np.asarray(lived.notes[0]).sum(axis=1) - 2.0  # the prior's
+    percepts = jax.vmap(jax.vmap(lambda frame: room.layout.percept(frame, None)))(rollout.frames)
+    assert (counts.sum(axis=1) == (~np.asarray(percepts.first)).sum(axis=1)).all()  # a first observation has no pull
+    over = lived._replace(rollouts=jnp.asarray(np.arange(8) % 2, jnp.int32))
+    renewed, _ = room.renew(over)
+    np.testing.assert_array_equal(renewed.notes[0][1::2], lived.notes[0][1::2])
+    assert (np.asarray(renewed.notes[0])[::2] == 1.0).all()
 
 
 def test_every_family_is_split_registered_and_referred_to():
