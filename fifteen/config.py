@@ -85,7 +85,9 @@ class WorkConfig:
 class SchoolConfig:
     """How a learner is schooled. The same for every family."""
 
-    lifetimes: int = 768  # at once, over all families
+    lifetimes: int = 912  # at once, over all families
+    # For one lifetime in a family whose teacher knows, as many where it has to find out: there is more to imitate.
+    explored: int = 4
     rollout: int = 64  # ticks between two rounds of learning
     epochs: int = 2
     minibatches: int = 16

@@ -20,6 +20,7 @@ from fifteen.config import MindConfig, SchoolConfig
 from fifteen.errors import RunError
 from fifteen.interrupting import interruptible
 from fifteen.jobs.classroom import Classroom, Grades
+from fifteen.jobs.explorers import EXPLORERS
 from fifteen.jobs.families import find_families
 from fifteen.jobs.family import read_split
 from fifteen.jobs.references import normalised
@@ -121,12 +122,10 @@ def _memory_setting_named(school: SchoolConfig) -> Iterator[None]:
 
 def _check_finite(room: Classroom, weights: Array, spoiled: np.ndarray, progress: SchoolProgress) -> None:
     """Before anything of a round is saved. spoiled: see `Classroom.spoiled`."""
-    names = [
-        f"{family.name} ({count} of {room.each} lifetimes)"
-        for family, count in zip(room.families, spoiled, strict=True)
-        if count
-    ]
-    if names:
+    met: dict[str, int] = {}
+    for family, count in zip(room.families, spoiled.tolist(), strict=True):
+        met[family.name] = met.get(family.name, 0) + count
+    if names := [f"{name} ({count} lifetimes)" for name, count in met.items() if count]:
         raise RunError(
             f"after {progress.steps:,} steps {', '.join(names)} gave observations or rewards that are not finite: mend "
             "the family, or school the others; the last save is sound"
@@ -143,15 +142,18 @@ def _open(
     learner: Learner, names: Sequence[str] | None, steps: int, school: SchoolConfig
 ) -> tuple[Classroom, int, int]:
     """The classroom, the number of updates and of rounds."""
-    families = find_families(names)
+    asked = find_families(names)
+    shares = [school.explored if type(family) in EXPLORERS else 1 for family in asked]
+    families = tuple(f for f, n in zip(asked, shares, strict=True) for _ in range(n // math.gcd(*shares)))
     split = read_split()
     # Every device and every minibatch gets as many lifetimes.
     unit = math.lcm(jax.device_count(), school.minibatches // math.gcd(school.minibatches, len(families)))
     each = school.lifetimes // len(families) // unit * unit
     if each < 1:
         raise RunError(
-            f"{school.lifetimes} lifetimes are too few for {len(families)} families, {jax.device_count()} device(s) "
-            f"and {school.minibatches} minibatches: give at least {len(families) * unit}, or fewer families"
+            f"{school.lifetimes} lifetimes are too few for {len(asked)} families with {len(families)} shares, "
+            f"{jax.device_count()} device(s) and {school.minibatches} minibatches: give at least "
+            f"{len(families) * unit}, or fewer families"
         )
     rounds = max(1, round(steps / (each * len(families) * school.rollout)))
     templates = tuple(split.indices(family) for family in families)
@@ -186,7 +188,8 @@ def _spread(state: SchoolState) -> SchoolState:
 def _progress(
     room: Classroom, grades: Grades, metrics: dict[str, Array], steps: int, total: int, began: float, rate: float
 ) -> SchoolProgress:
-    scores, lifetimes = np.asarray(grades.scores), np.asarray(grades.lifetimes)
+    same = np.array([[a.name == b.name for b in room.families] for a in room.families], np.float32)  # shares of one
+    scores, lifetimes = same @ np.asarray(grades.scores), same @ np.asarray(grades.lifetimes)
     return SchoolProgress(
         steps=steps,
         steps_total=total,

@@ -68,7 +68,11 @@ def test_several_families_are_one_school():
     ("settings", "error", "match"),
     [
         ({"families": ["no/such"]}, JobError, "no family 'no/such'"),
-        ({"families": ["bandit"], "config": SchoolConfig(lifetimes=3)}, RunError, "too few for 4 families"),
+        (
+            {"families": ["bandit"], "config": SchoolConfig(lifetimes=3)},
+            RunError,
+            "too few for 4 families with 7 shares",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(settings, error, match):
