@@ -95,7 +95,7 @@ def test_a_family_that_gives_nan_is_named_and_the_last_save_is_sound(tmp_path, m
     monkeypatch.setattr(bandits.Bernoulli, "step", spoilt)
     learner = fifteen.new("debug")
     before = weights(learner)
-    with pytest.raises(RunError, match=r"steps bandit/bernoulli \(\d of 4 lifetimes\) gave .* not finite"):
+    with pytest.raises(RunError, match=r"steps bandit/bernoulli \(\d+ lifetimes\) gave .* not finite"):
         fifteen.school(learner, ["bandit"], steps, config=SMALL, run=tmp_path)
     assert (weights(learner) == before).all()
     now = checkpoint.read(tmp_path / "school")[0]
