@@ -7,6 +7,7 @@ from fifteen.jobs import jobs, register_job
 from fifteen.learner import Learner, load, new
 from fifteen.log import Attempt, Progress, SchoolProgress, WorkLog
 from fifteen.schooling import school
+from fifteen.sleeping import SleepProgress, sleep
 from fifteen.working import Evaluation, evaluate, resume, work
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Progress",
     "RunError",
     "SchoolProgress",
+    "SleepProgress",
     "SpaceError",
     "WorkLog",
     "cache_compilations",
@@ -31,5 +33,6 @@ __all__ = [
     "register_job",
     "resume",
     "school",
+    "sleep",
     "work",
 ]

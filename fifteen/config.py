@@ -105,3 +105,15 @@ class SchoolConfig:
     prediction_weight: float = 0.02
     projected: float = 0.1  # share of lifetimes whose sensors are mixed at random and whose actions are permuted
     reward_units: tuple[float, float] = (0.1, 10.0)  # rewards are multiplied by a number drawn from this range
+
+
+@dataclass(frozen=True)
+class SleepConfig:
+    """How a night goes. The same for every job."""
+
+    steps: int = 1_000  # updates
+    batch: int = 8  # sequences of every job in an update
+    learning_rate: float = 2e-3  # at first; it falls to nothing
+    max_gradient: float = 1.0
+    value_weight: float = 0.1  # of the cross-entropy to the teacher's values
+    anchor_decay: float = 1e-5  # L2 toward the parent, in the loss

@@ -19,6 +19,7 @@ from fifteen.errors import CheckpointError, RunError
 from fifteen.instance import Statistics, new_statistics
 from fifteen.jobs.faults import usable_reward
 from fifteen.jobs.protocol import Tick
+from fifteen.lived import Lived
 from fifteen.model import structure
 from fifteen.provenance import versions
 from fifteen.updating import LearnerState, new_learner_state, optimiser
@@ -54,6 +55,7 @@ class Learner:
         self.state = state
         self.statistics = statistics
         self.provenance = provenance or {}
+        self.lived: dict[str, Lived] = {}  # by job: what the latest lifetime on it leaves for the night
         self._worker: Worker | None = None
         self._moment: Moment | None = None
         self._reward: float | None = None  # what the last action brought; None: the next `act` begins an attempt

@@ -22,6 +22,7 @@ from fifteen.interrupting import interruptible
 from fifteen.jobs.protocol import Stream, Tick, checked_seed
 from fifteen.jobs.registry import open_job
 from fifteen.learner import Learner, from_arrays
+from fifteen.lived import remember
 from fifteen.log import JsonlSink, Progress, Sink, WorkLog
 from fifteen.provenance import commit, device, versions
 from fifteen.recorder import Recorder
@@ -201,6 +202,9 @@ def _loop(
             learner.provenance.setdefault("worked", []).append(
                 {"job": stream.job_id, "steps": recorder.step, "learn": worker.learn, "reason": reason}
             )
+            worker.finish()
+            if (lived := remember(worker, stream.job_id, seed=recorder.step)) is not None:
+                learner.lived[stream.job_id] = lived
         save()
     return recorder.log(stream, worker, reason)
 
