@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from fifteen.config import Learn, SchoolConfig, Size
+from fifteen.config import Learn, SchoolConfig, Size, SleepConfig
 
 _Positional = tyro.conf.Positional
 
@@ -64,6 +64,26 @@ class Work:
     """Also write TensorBoard files into the folder of the run."""
     resume: Annotated[Path | None, _shown("DIR", "")] = None
     """Go on with the run in this folder, where it was last saved."""
+
+
+@dataclass(frozen=True)
+class Sleep:
+    """What the instances of a day learned on their jobs becomes one learner; older jobs in the store are rehearsed."""
+
+    runs: Annotated[tuple[Path, ...], _Positional, _shown("RUN ...", "")] = ()
+    """Folders of `fifteen work --run`, of instances of one parent."""
+    store: Annotated[Path, _shown("DIR", "(default: store)")] = Path("store")
+    """What all instances of all days lived through; made if missing."""
+    parent: Annotated[Path | None, _shown("PATH", "(default: what the first run began as)")] = None
+    """The learner that all instances began as, or "shipped"."""
+    out: Annotated[Path | None, _shown("DIR", "(default: runs/slept-TIME)")] = None
+    """Where the learner is saved."""
+    steps: int = SleepConfig.steps
+    """Updates of the night."""
+    episodes: Annotated[int, _shown("N", "(default: 20; 0: none)")] = 20
+    """Attempts at every job of the day, of the instance and of the sleeper, to compare."""
+    seed: int = 0
+    """Seed of the night and of these attempts."""
 
 
 @dataclass(frozen=True)

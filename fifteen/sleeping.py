@@ -67,17 +67,17 @@ def sleep(
     """
     config = config or SleepConfig()
     origin = _origin(instances, parent)
-    lessons = [(lived, instance.state.weights) for instance in instances for lived in instance.lived.values()]
+    lessons = [(lived, one.state.weights, False) for one in instances for lived in one.lived.values()]
     if not lessons:
         raise RunError(
             "nothing was lived: the instances have no experience; let them work with learn='weights' or 'both', or "
             "with a run folder"
         )
-    lessons += [(lived, origin) for lived in older]
+    lessons += [(lived, origin, True) for lived in older]
     mind = instances[0].config
-    dreams = [_dream(weights, lived, mind) for lived, weights in lessons]
     began = time.monotonic()
-    weights = _night(origin, [lived for lived, _ in lessons], dreams, mind, config, seed, callback)
+    dreams = [_dream(weights, lived, mind, first_day) for lived, weights, first_day in lessons]
+    weights = _night(origin, [lived for lived, *_ in lessons], dreams, mind, config, seed, callback)
     work = instances[0].work_config
     state = LearnerState(
         weights=weights,
@@ -88,7 +88,7 @@ def sleep(
         updates=jnp.zeros((), jnp.int32),
     )
     told = {
-        "jobs": [lived.job for lived, _ in lessons],
+        "jobs": [lived.job for lived, *_ in lessons],
         "instances": len(instances),
         "seconds": round(time.monotonic() - began, 1),
         "device": device(),
@@ -132,16 +132,21 @@ def _read(
     return logits, jax.vmap(lambda f, p: model.value_logits(f, p, codes))(features, prefix)
 
 
-def _dream(weights: Array, lived: Lived, mind: MindConfig) -> Dream:
-    """What a teacher says, with the memory and the statistics it had."""
+def _dream(weights: Array, lived: Lived, mind: MindConfig, first_day: bool) -> Dream:
+    """What a teacher says, with the memory and the statistics it had, or as on a first day."""
     layout, statistics = lived.layout, jax.tree.map(jnp.asarray, lived.statistics)
     continuous = jnp.asarray(lived.continuous)
 
     def one(model: Model, batch: Batch) -> tuple[Array, Array]:
         percepts = jax.vmap(layout.percept)(batch.frames, batch.images)
-        sensors = jax.vmap(lambda v: standardise(statistics, v, continuous))(percepts.vector)
-        felt = felt_reward(statistics, percepts.reward)
-        logits, value = _read(model, batch.memory, batch, felt, sensors, lived.wipe, layout)
+        if first_day:
+            sensors, felt = _first_day(batch, continuous, layout)
+            memory, wipe = jnp.zeros(mind.memory_size), False
+        else:
+            sensors = jax.vmap(lambda v: standardise(statistics, v, continuous))(percepts.vector)
+            felt = felt_reward(statistics, percepts.reward)
+            memory, wipe = batch.memory, lived.wipe
+        logits, value = _read(model, memory, batch, felt, sensors, wipe, layout)
         mask = jax.vmap(layout.decision)(batch.decisions).mask
         return jnp.exp(jax.vmap(masked_log_softmax)(logits, mask)), jax.nn.softmax(value, axis=-1)
 

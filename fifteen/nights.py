@@ -1,0 +1,111 @@
+"""A night over folders: the runs of a day and the store of all days, one learner out of them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fifteen.config import SleepConfig
+from fifteen.errors import FifteenError, RunError
+from fifteen.learner import Learner, load
+from fifteen.lived import LENGTH, SEQUENCES, Lived
+from fifteen.sleeping import SleepProgress, sleep
+from fifteen.store import JobRecord, Store
+from fifteen.updating import Batch
+
+
+@dataclass(frozen=True)
+class Night:
+    """What a night came to."""
+
+    learner: Learner
+    took_part: tuple[str, ...]  # folders of runs
+    left_out: tuple[tuple[str, str], ...]  # folder and reason
+    jobs: tuple[str, ...]  # lived by day
+    older: tuple[str, ...]  # rehearsed beside them
+
+
+def night(
+    runs: Sequence[str | Path],
+    store: Store,
+    *,
+    parent: Learner | None = None,
+    seed: int = 0,
+    config: SleepConfig | None = None,
+    callback: Callable[[SleepProgress], Any] | None = None,
+) -> Night:
+    """Take what the runs lived through into the store, and pool what they learned. Neither runs nor parent change.
+
+    runs: folders of `fifteen.work(run=...)`, of instances of one parent: by default that of the first. A run that is
+    broken, not finite, or of another parent is left out by name. Jobs that the store has from earlier days are
+    rehearsed with the parent as their teacher; logs of other agents are not. Raises RunError where no run is left.
+    """
+    generator = np.random.Generator(np.random.PCG64(seed))
+    day: dict[str, tuple[Learner, str]] = {}
+    left_out: list[tuple[str, str]] = []
+    origin = None if parent is None else parent.state.weights
+    for run in map(Path, runs):
+        try:
+            instance = load(run)
+            if not bool(jnp.all(jnp.isfinite(instance.state.weights))):
+                raise RunError("its weights are not finite")
+            if origin is not None and not _same(instance.state.anchor, origin):
+                raise RunError("it has another parent than the others")
+            job = store.add_run(run).job
+        except FifteenError as error:
+            left_out.append((str(run), str(error)))
+            continue
+        origin = instance.state.anchor if origin is None else origin
+        day[str(run)] = (instance, job)
+    if not day:
+        reasons = "; ".join(f"{run}: {why}" for run, why in left_out) or "no run was given"
+        raise RunError(f"there is nothing to sleep on: {reasons}")
+    records = {record.id: record for record in store.jobs()}
+    for instance, job in day.values():
+        wipe = instance.provenance["worked"][-1]["learn"] == "weights" if instance.provenance.get("worked") else False
+        if (lived := _lived(store, records[job], wipe, generator)) is not None:
+            instance.lived[job] = lived
+    today = {job for _, job in day.values()}
+    older = [
+        lived
+        for record in records.values()
+        if record.id not in today and not record.foreign
+        if (lived := _lived(store, record, False, generator)) is not None
+    ]
+    learner = sleep(
+        [instance for instance, _ in day.values()],
+        parent=parent,
+        older=older,
+        seed=seed,
+        config=config,
+        callback=callback,
+    )
+    return Night(
+        learner, tuple(day), tuple(left_out), tuple(job for _, job in day.values()), tuple(one.job for one in older)
+    )
+
+
+def _same(one: jax.Array, other: jax.Array) -> bool:
+    return one.shape == other.shape and bool(jnp.all(one == other))
+
+
+def _lived(store: Store, record: JobRecord, wipe: bool, generator: np.random.Generator) -> Lived | None:
+    """Sequences of a job, drawn from all that is held of it; None where there is no long enough one."""
+    available = store.available(record.id, LENGTH + 1)
+    if not available:
+        return None
+    rows: dict[str, Any]
+    memory: Any
+    rows, memory = store.sample(generator, record.id, min(SEQUENCES, available), LENGTH + 1)
+    return Lived(
+        record.id,
+        record.layout,
+        record.continuous,
+        wipe,
+        store.statistics(record.id),
+        Batch(rows["frame"], rows.get("image"), rows["decision"], memory),
+    )
