@@ -112,7 +112,7 @@ class SleepConfig:
     """How a night goes. The same for every job."""
 
     steps: int = 1_000  # updates
-    batch: int = 8  # sequences of every job in an update
+    batch: int = 2  # sequences of every job in an update
     learning_rate: float = 2e-3  # at first; it falls to nothing
     max_gradient: float = 1.0
     value_weight: float = 0.1  # of the cross-entropy to the teacher's values

@@ -17,5 +17,9 @@ class CheckpointError(FifteenError):
     """A checkpoint that is missing, foreign, newer, truncated, corrupted, or could not be written."""
 
 
+class StoreError(FifteenError):
+    """A store, or experience for one, that is foreign, newer, corrupted, not finite, unknown, or too large."""
+
+
 class RunError(FifteenError):
     """A run that cannot start or go on: folder in use, contradictory arguments."""

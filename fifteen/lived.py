@@ -1,5 +1,6 @@
 """What a lifetime leaves for the night: a bounded number of its sequences, drawn evenly from what replay holds."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -11,8 +12,8 @@ from fifteen.instance import Statistics
 from fifteen.updating import Batch
 from fifteen.worker import Worker
 
-SEQUENCES = 192
-LENGTH = 64  # rows of a sequence
+SEQUENCES = 96
+LENGTHS = (512, 128)  # rows of a sequence, the first for which there are enough
 
 
 @final
@@ -25,18 +26,24 @@ class Lived:
     continuous: np.ndarray  # bool[slots]
     wipe: bool  # the memory was wiped after every attempt
     statistics: Statistics  # of the instance, at the end
-    batch: Batch  # [n, LENGTH + 1, ...]
+    batch: Batch  # [n, one of LENGTHS, ...]
+
+
+def longest(available: Callable[[int], int]) -> int | None:
+    """The length of the sequences that are drawn where available(rows) tells how many there are."""
+    return next((rows for rows in LENGTHS if available(rows)), None)
 
 
 def remember(worker: Worker, job: str, seed: int) -> Lived | None:
     """Of the lifetime of a worker whose updates are finished; None where nothing or too little was kept."""
     experience = worker.experience
-    if experience is None or not experience.available(LENGTH):
+    length = None if experience is None else longest(lambda rows: experience.available(rows - 1))
+    if experience is None or length is None:
         return None
     generator = np.random.Generator(np.random.PCG64(seed))
     rows: dict[str, Any]
     memory: Any
-    rows, memory = experience.sample(generator, min(SEQUENCES, experience.available(LENGTH)), LENGTH)
+    rows, memory = experience.sample(generator, min(SEQUENCES, experience.available(length - 1)), length - 1)
     return Lived(
         job,
         worker.layout,

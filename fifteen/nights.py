@@ -12,7 +12,7 @@ import numpy as np
 from fifteen.config import SleepConfig
 from fifteen.errors import FifteenError, RunError
 from fifteen.learner import Learner, load
-from fifteen.lived import LENGTH, SEQUENCES, Lived
+from fifteen.lived import SEQUENCES, Lived, longest
 from fifteen.sleeping import SleepProgress, sleep
 from fifteen.store import JobRecord, Store
 from fifteen.updating import Batch
@@ -95,12 +95,12 @@ def _same(one: jax.Array, other: jax.Array) -> bool:
 
 def _lived(store: Store, record: JobRecord, wipe: bool, generator: np.random.Generator) -> Lived | None:
     """Sequences of a job, drawn from all that is held of it; None where there is no long enough one."""
-    available = store.available(record.id, LENGTH + 1)
-    if not available:
+    length = longest(lambda rows: store.available(record.id, rows))
+    if length is None:
         return None
     rows: dict[str, Any]
     memory: Any
-    rows, memory = store.sample(generator, record.id, min(SEQUENCES, available), LENGTH + 1)
+    rows, memory = store.sample(generator, record.id, min(SEQUENCES, store.available(record.id, length)), length)
     return Lived(
         record.id,
         record.layout,

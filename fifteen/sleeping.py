@@ -133,7 +133,10 @@ def _read(
 
 
 def _dream(weights: Array, lived: Lived, mind: MindConfig, first_day: bool) -> Dream:
-    """What a teacher says, with the memory and the statistics it had, or as on a first day."""
+    """What a teacher says, with the memory and the statistics it had, or as on a first day.
+
+    Half of each sequence is kept: from the first attempt that begins in its first half, as a first day does.
+    """
     layout, statistics = lived.layout, jax.tree.map(jnp.asarray, lived.statistics)
     continuous = jnp.asarray(lived.continuous)
 
@@ -150,9 +153,18 @@ def _dream(weights: Array, lived: Lived, mind: MindConfig, first_day: bool) -> D
         mask = jax.vmap(layout.decision)(batch.decisions).mask
         return jnp.exp(jax.vmap(masked_log_softmax)(logits, mask)), jax.nn.softmax(value, axis=-1)
 
-    batch = jax.tree.map(jnp.asarray, lived.batch)
-    policy, value = jax.jit(lambda w, b: jax.vmap(partial(one, unravel(w, mind)))(b))(weights, batch)
-    return Dream(batch, policy, value)
+    def cut(batch: Batch, policy: Array, value: Array) -> Dream:
+        kept = policy.shape[0] // 2
+        first = jax.vmap(layout.percept)(batch.frames, batch.images).first[:kept]
+        begin = jnp.argmax(first)  # 0 where none is
+        part = partial(jax.lax.dynamic_slice_in_dim, start_index=begin, slice_size=kept)
+        images = None if batch.images is None else part(batch.images)
+        return Dream(Batch(part(batch.frames), images, part(batch.decisions), batch.memory), part(policy), part(value))
+
+    def dream(weights: Array, batch: Batch) -> Dream:
+        return jax.vmap(cut)(batch, *jax.vmap(partial(one, unravel(weights, mind)))(batch))
+
+    return jax.jit(dream)(weights, jax.tree.map(jnp.asarray, lived.batch))
 
 
 def _first_day(batch: Batch, continuous: Array, layout: Layout) -> tuple[Array, Array]:

@@ -6,6 +6,7 @@ job -> percept -> decision -> job, and beside it: rows of experience -> updates 
 import dataclasses
 import json
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -266,6 +267,7 @@ def _config(settings: dict[str, Any], stream: Stream, learner: Learner) -> dict[
             "lists and dicts of these, or a factory instead of kwargs"
         ) from error
     return {
+        "id": uuid.uuid4().hex,  # of the run: two may be alike in everything else
         "job": stream.job_id,
         "settings": settings,
         "mind": dataclasses.asdict(learner.config),

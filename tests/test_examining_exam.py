@@ -1,5 +1,6 @@
 """The exam: every learner on every job, planted faults found, and nothing ever turned into a pass."""
 
+import itertools
 import os
 import sys
 from dataclasses import replace
@@ -8,9 +9,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from gymnasium import spaces
+from simulated_exam import coarse_interval
 from small import Walk
 
 import fifteen
+import fifteen.examining.sheets
 from fifteen import cli
 from fifteen.errors import RunError
 from fifteen.examining import exam as exam_room
@@ -18,11 +21,13 @@ from fifteen.examining.batches import live_batch
 from fifteen.examining.entrants import LearnerPlayer, PolicyPlayer, admit, fits
 from fifteen.examining.findings import overlap, twins
 from fifteen.examining.leaks import leaks
-from fifteen.examining.lifetimes import Attempt, Seat, live, recorded
+from fifteen.examining.lifetimes import Attempt, Seat, drawn_job, live, recorded
+from fifteen.examining.page import write_exam_page
 from fifteen.examining.planning import TWIN, plan
 from fifteen.examining.records import RECORDS, LearnerNote, Value, read_header, read_records
 from fifteen.examining.replays import read_replays
 from fifteen.examining.sealing import seal
+from fifteen.examining.sheets import sheets
 from fifteen.examining.sitting import Hall, Task
 from fifteen.examining.suites import SuiteJob, make_suite
 
@@ -324,18 +329,62 @@ def test_an_exam_goes_on_where_it_stopped(tmp_path):
             fifteen.exam(given.pop("learners"), given.pop("suite"), run=tmp_path, workers=0, **given)
 
 
-def test_a_worker_that_dies_is_recorded_under_its_job_and_the_others_are_done(tmp_path):
-    jobs = [WALK | {"attempts": 1}, walk(id="dies", job=f"{HERE}:Dying"), walk(id="after", attempts=1)]
+def test_every_planted_fault_is_told_on_the_page_and_none_is_a_pass(tmp_path, monkeypatch):
+    """A worker that dies, a job that is missing, NaN, a leak, and a policy that was tuned to the very jobs."""
+    monkeypatch.setattr(fifteen.examining.sheets, "bootstrap_interval", coarse_interval)
+    monkeypatch.setattr(exam_room, "secrets", SimpleNamespace(randbits=lambda bits: 1))  # the same twins every time
+    drawn = {"family": "bandit/bernoulli", "template": "uniform", "attempts": 1}
+    uniform = (SuiteJob(str(seed), "", "iid", "bandit/bernoulli", "uniform", seed) for seed in itertools.count())
+    best = (job.seed for job in uniform if np.argmax(drawn_job(job).chances) == 1)  # pyright: ignore[reportAttributeAccessIssue]
+    tuned_to = itertools.islice(best, 12)
+    jobs = [
+        *(drawn | {"seed": seed} for seed in tuned_to),
+        WALK | {"attempts": 1},
+        walk(id="dies", job=f"{HERE}:Dying"),
+        walk(id="after", attempts=1),
+        walk(id="gone", job="Nonsense-v0"),
+        walk(id="nan", job=f"{HERE}:NotFinite"),
+        walk(id="leaks", job=f"{HERE}:Telling", attempts=1),
+    ]
     report = fifteen.exam(f"{HERE}:policy", make_suite("mine", jobs, runs=1), run=tmp_path, workers=1)
-    status = {record.job: record.status for record in report.records}
-    assert status == {"small:Walk": "ok", "dies": "crashed", "after": "ok"}
+    status = {record.job: record.status for record in report.records if record.family != "bandit/bernoulli"}
+    assert status == {
+        "small:Walk": "ok",
+        "dies": "crashed",
+        "after": "ok",
+        "gone": "missing",
+        "nan": "not finite",
+        "leaks": "ok",
+    }
     assert [r.problem for r in report.records if r.job == "dies"] == ["the process died: exit status 3"] * 3
     # Looking for leaks in it ends a process as well.
     assert [f.learner for f in report.header.findings if f.kind == "crashed" and f.job == "dies"] == ["", "policy"]
+    assert {(f.kind, f.job) for f in report.header.findings} >= {
+        ("twins", ""),
+        ("leak", "leaks"),
+        ("missing", "gone"),
+        ("not finite", "nan"),
+    }
+    (sheet,) = sheets(report.header, report.records).values()
+    scores = {job.name: row.tolist() for job, row in zip(sheet.jobs, sheet.scores, strict=True)}
+    assert scores["dies"] == scores["gone"] == [0.0] and scores["nan"] == pytest.approx([1 / 3])  # one good attempt
+    told = write_exam_page(tmp_path).read_text(encoding="utf-8")
+    for kind in ("Better here than on twins", "The environment leaks", "Crashed", "Missing", "Not finite"):
+        assert f"<b>{kind}" in told, kind
 
 
 def policy():
     return always_one
+
+
+def test_an_exam_goes_on_only_as_what_it_was(tmp_path, monkeypatch):
+    suite = make_suite("mine", [WALK], runs=1)
+    fifteen.exam(always_one, suite, run=tmp_path, workers=0)
+    with pytest.raises(RunError, match="differs in seconds"):
+        fifteen.exam(always_one, suite, run=tmp_path, workers=0, seconds=7.0)
+    monkeypatch.setattr(exam_room, "commit", lambda: "another")
+    with pytest.raises(RunError, match="differs in commit"):
+        fifteen.exam(always_one, suite, run=tmp_path, workers=0)
 
 
 def test_a_sealed_suite_is_opened_once_by_every_exam(tmp_path):

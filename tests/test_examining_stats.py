@@ -11,6 +11,7 @@ from scipy import stats as reference
 
 from fifteen.examining.stats import (
     CVAR_SHARES,
+    WHOLE,
     bootstrap_interval,
     cvar,
     cvar_double_sampled,
@@ -207,6 +208,22 @@ def test_families_are_drawn_whole_in_their_number_and_seeds_within_jobs():
     assert rows_seen == set(range(5))
 
 
+def test_many_families_are_drawn_with_all_that_is_in_them():
+    families = [f"family {job // 2}" for job in range(2 * WHOLE)]
+    scores = np.arange(2 * WHOLE)[:, None] * 10.0 + np.arange(3)
+    seen = set()
+
+    def statistic(drawn):
+        first, second = drawn[::2], drawn[1::2]
+        assert drawn.shape == scores.shape
+        assert (second - first == 10.0).all() and (first % 20.0 == np.arange(3)).all()
+        seen.update((first[:, 0] // 20).astype(int).tolist())
+        return float(drawn.mean())
+
+    bootstrap_interval(scores, statistic, families=families, seed=0, resamples=100)
+    assert seen == set(range(WHOLE))
+
+
 def test_jobs_that_are_alike_within_families_make_the_interval_wider():
     random = np.random.default_rng(5)
     scores = np.repeat(random.standard_normal((8, 1)), 4, axis=0) + 0.1 * random.standard_normal((32, 5))
@@ -233,6 +250,18 @@ def test_intervals_over_five_seeds_cover_the_truth(statistic):
     jobs = np.linspace(-0.5, 0.5, 6)[:, None]  # symmetric: mean and interquartile mean are both 0
     # 0.95 less three standard errors of 120 repeats; the plain percentile interval has 0.92 here.
     assert covered(lambda: jobs + 0.3 * random.standard_normal((6, 5)), 0.0, statistic, None) >= 0.89
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.2])  # of families: alike, or the main thing
+def test_intervals_over_thirty_families_and_twenty_seeds_cover_the_truth_and_not_more(spread):
+    random = np.random.default_rng(13)
+
+    def draw():
+        family = np.repeat(spread * random.standard_normal((30, 1)), 2, axis=0)
+        return family + 0.1 * random.standard_normal((60, 1)) + 0.1 * random.standard_normal((60, 20))
+
+    families = [f"family {job // 2}" for job in range(60)]
+    assert 0.89 <= covered(draw, 0.0, interquartile_mean, families) <= 0.985
 
 
 def test_intervals_over_eight_families_cover_the_truth():

@@ -204,6 +204,7 @@ def test_solved_is_the_share_of_attempts_that_reach_the_threshold():
     found = by_split(sheet_of(records, 1), {"job": 0.9})["held-out"]
     assert found.solved == pytest.approx(0.5)
     assert (found.first, found.last) == pytest.approx((0.1, 0.495))
+    assert found.short == pytest.approx(np.mean([1.0 - 0.71, 0.9]))
 
 
 # Learning, the worst ------------------------------------------------------------------------------
@@ -360,6 +361,8 @@ def test_better_tied_and_undecided_learners_are_told_apart():
     records = simulated_records(truth, jobs=2, runs=3, attempts=3, run_spread=0.02, attempt_spread=0.02)
     worse, same = compared([*sheets(header_of(records, 3), records).values()])
     assert (worse.rival, worse.verdict, worse.over, worse.jobs) == ("worse", "better", "families", 46)
+    assert worse.ours is not None and worse.theirs is not None and worse.improves is not None
+    assert worse.ours - worse.theirs == pytest.approx(0.2, abs=0.02) and worse.improves > 0.95
     assert worse.difference is not None and worse.difference.low <= 0.2 <= worse.difference.high
     assert (same.rival, same.verdict) == ("same", "tied")
     assert same.detectable is not None and same.detectable < 0.02

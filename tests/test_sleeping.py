@@ -7,7 +7,7 @@ import pytest
 import fifteen
 from fifteen.config import SleepConfig
 from fifteen.errors import RunError
-from fifteen.lived import LENGTH
+from fifteen.lived import LENGTHS
 
 JOBS = ("probe/policy-v0", "probe/action-v0")
 NIGHT = SleepConfig(steps=150)
@@ -68,7 +68,7 @@ def test_older_jobs_are_rehearsed_with_the_parent_as_their_teacher(instances):
 def test_what_a_lifetime_leaves_is_what_was_lived(instances):
     (lived,) = instances[0].lived.values()
     percepts = lived.batch.frames
-    assert percepts.shape[1] == LENGTH + 1 and lived.job == JOBS[0] and not lived.wipe
+    assert percepts.shape[1] == LENGTHS[0] and lived.job == JOBS[0] and not lived.wipe
     shown, first = percepts[..., 0], percepts[..., lived.layout.slots + 1]
     assert set(np.unique(shown[first == 1])) == {-1.0, 1.0}
     assert np.isfinite(lived.batch.memory).all()

@@ -18,17 +18,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fifteen
-from fifteen import checkpoint, store
+from fifteen import checkpoint, store, store_index
 from fifteen.checkpoint import FolderLock
 from fifteen.config import SIZES, WorkConfig
-from fifteen.errors import CheckpointError, FifteenError, RunError
+from fifteen.errors import CheckpointError, FifteenError, RunError, StoreError
 from fifteen.experience import Experience, Field
 from fifteen.frames import Layout
 from fifteen.instance import new_statistics
 from fifteen.jobs.registry import open_job
 from fifteen.spaces import Hands
-from fifteen.store import Segment, Store, surplus
-from fifteen.store_formats import StoreError
+from fifteen.store import Store
+from fifteen.store_index import Segment, surplus
 
 HERE = Path(__file__).parent
 MIND = SIZES["debug"]
@@ -104,7 +104,7 @@ def quick(monkeypatch):
     """Nothing waits for the disk: what is tested is a kill, not a power cut."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     connect = sqlite3.connect
-    monkeypatch.setattr(store.sqlite3, "connect", lambda *a, **k: connect(*a, **k, factory=Quick))
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, **k, factory=Quick))
 
 
 class Quick(sqlite3.Connection):
@@ -161,7 +161,7 @@ def test_any_run_saved_at_any_time_is_sampled_exactly_and_evenly(data):
     until = np.cumsum(data.draw(st.lists(steps, min_size=1, max_size=3)), axis=0) + 1
     length = data.draw(st.integers(1, 20))
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store, "SEGMENT_ROWS", 16)
+        patch.setattr(store_index, "SEGMENT_ROWS", 16)
         run = lived(Path(name) / "run", until, stride=stride, run=5)
         with Store(Path(name) / "store") as stored:
             assert stored.add_run(run).rows == until[-1].sum()
@@ -251,7 +251,7 @@ def test_half_of_a_full_job_is_its_newest_and_the_rest_a_uniform_sample_of_all_b
 
 
 def test_an_old_job_keeps_its_share_beside_a_busy_one(tmp_path, folder, monkeypatch):
-    monkeypatch.setattr(store, "SEGMENT_ROWS", 32)
+    monkeypatch.setattr(store_index, "SEGMENT_ROWS", 32)
     with Store(folder) as stored:
         stored.add_run(lived(tmp_path / "old", [[320]], job=JOB, run=1))
         size = stored.jobs()[0].bytes
@@ -431,9 +431,10 @@ KILLED = """
 import os, signal, sqlite3, sys
 from pathlib import Path
 import fifteen.store as module
+from fifteen import store_index
 from fifteen import checkpoint
 folder, runs, budget = Path(sys.argv[1]), sys.argv[3:], int(sys.argv[2])
-module.SEGMENT_ROWS = 32
+store_index.SEGMENT_ROWS = 32
 
 class Index(sqlite3.Connection):
     def execute(self, statement, *values):
@@ -443,7 +444,7 @@ class Index(sqlite3.Connection):
         return done
 
 connect = sqlite3.connect
-module.sqlite3.connect = lambda *a, **k: connect(*a, factory=Index, **k)
+sqlite3.connect = lambda *a, **k: connect(*a, factory=Index, **k)
 os.fsync = lambda descriptor: None  # what is tested is a kill, not a power cut
 for name in ("replace", "fsync", "unlink", "mkdir"):
     def watched(*arguments, original=getattr(os, name), **more):
@@ -474,7 +475,7 @@ print(n)
 
 
 def test_killed_at_any_moment_the_store_is_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "SEGMENT_ROWS", 32)
+    monkeypatch.setattr(store_index, "SEGMENT_ROWS", 32)
     runs = [lived(tmp_path / f"run{n}", [[64], [96]], run=n) for n in range(3)]
     with Store(tmp_path / "measure") as stored:
         stored.add_run(runs[0])
@@ -511,8 +512,8 @@ def test_killed_at_any_moment_the_store_is_whole(tmp_path, monkeypatch):
 
 def test_sampling_costs_the_same_with_100_jobs_as_with_one(tmp_path, folder, monkeypatch):
     opened = []
-    mapped = store._mapped
-    monkeypatch.setattr(store, "_mapped", lambda path: opened.append(path) or mapped(path))
+    mapped = store.mapped
+    monkeypatch.setattr(store, "mapped", lambda path: opened.append(path) or mapped(path))
 
     def cost(stored):
         draw(stored, batch=64)
@@ -537,7 +538,7 @@ def test_sampling_costs_the_same_with_100_jobs_as_with_one(tmp_path, folder, mon
 
 
 def test_few_segments_stay_mapped(tmp_path, folder, monkeypatch):
-    monkeypatch.setattr(store, "SEGMENT_ROWS", 16)
+    monkeypatch.setattr(store_index, "SEGMENT_ROWS", 16)
     monkeypatch.setattr(store, "_MAPPED", 3)
     with Store(folder) as stored:
         stored.add_run(lived(tmp_path / "run", [[320]]))

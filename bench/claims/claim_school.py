@@ -46,19 +46,21 @@ class PoolSchool:
         self._family, self._config, self._work = family, config, learner.work_config.on_policy()
         self.rounds = max(1, round(steps / (config.lifetimes * config.rollout)))
         self._updates = self.rounds * config.epochs * config.minibatches
-        room = self._room(learner, family)
+        one = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], family.sample(jnp.int32(0), jax.random.key(0)))
+        room = self._room(learner, one)
         self._advance = jax.jit(partial(teach_round, room=room, updates=self._updates), donate_argnums=0)
 
-    def _room(self, learner: Learner, family: Family) -> Classroom:
+    def _room(self, learner: Learner, jobs: Any) -> Classroom:
+        """Rooms of all pools are alike but for what they draw, which the compiled round does not."""
+        family = self._family
+        pool = Pool(base=family, jobs=jobs, name=family.name, lifetime=family.lifetime)
         return Classroom(
-            (family,), ((0,),), self._config.lifetimes, config=learner.config, school=self._config, work=self._work
+            (pool,), ((0,),), self._config.lifetimes, config=learner.config, school=self._config, work=self._work
         )
 
     def school(self, learner: Learner, jobs: Any, seed: int) -> None:
         """School the learner on jobs [P, ...] of the family; its weights are replaced."""
-        family = self._family
-        # Draws the jobs only. What it draws is of the types that the round was compiled for.
-        room = self._room(learner, Pool(base=family, jobs=jobs, name=family.name, lifetime=family.lifetime))
+        room = self._room(learner, jobs)
         enrol_key, key = jax.random.split(jax.random.key(seed))
         weights = jnp.copy(learner.state.weights)
         state = SchoolState(
@@ -73,7 +75,9 @@ class PoolSchool:
             lifetimes, _ = room.renew(state.lifetimes)
             state, _, spoiled = self._advance(state._replace(lifetimes=lifetimes))
             if np.asarray(spoiled).any():
-                raise SystemExit(f"{family.name} gave observations or rewards that are not finite: nothing is recorded")
+                raise SystemExit(
+                    f"{self._family.name} gave observations or rewards that are not finite: nothing is recorded"
+                )
         learner.state = learner.state._replace(weights=state.weights)
 
 

@@ -133,12 +133,15 @@ def _header(folder: Path, suite: Suite, entrants: Sequence[Entrant], runs: int, 
                 [(n.name, n.source, n.digest) for n in notes],
             ),
             "runs": (was.runs, runs),
+            "seconds": (was.arguments["seconds"], seconds),
+            "commit": ((was.commit, was.dirty), _commit()),
+            "versions": ({name: was.versions.get(name) for name in versions()}, versions()),
         }
         if other := [name for name, (old, new) in pairs.items() if old != new]:
             raise RunError(f"{folder} holds an exam that differs in {', '.join(other)}: give another folder")
         return dataclasses.replace(was, seconds=None)
     openings, seal = (None, None) if suite.log is None else record_opening(suite, ", ".join(n.name for n in notes))
-    tree = commit()
+    tree, dirty = _commit()
     header = ExamHeader(
         suite=suite.name,
         suite_version=suite.version,
@@ -147,8 +150,8 @@ def _header(folder: Path, suite: Suite, entrants: Sequence[Entrant], runs: int, 
         access=suite.access,
         learners=notes,
         arguments={"seconds": seconds, "twins": secrets.randbits(31)},
-        commit=None if tree is None else tree.removesuffix("-dirty"),
-        dirty=tree is not None and tree.endswith("-dirty"),
+        commit=tree,
+        dirty=dirty,
         versions=versions() | _peer_versions(),
         device=device(),
         started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -176,6 +179,12 @@ def _work(
         done += len(ended.lived)
         if callback is not None:
             callback(done, every)
+
+
+def _commit() -> tuple[str | None, bool]:
+    """Of the source tree, and whether it had changes; none where the package is installed."""
+    tree = commit()
+    return (None, False) if tree is None else (tree.removesuffix("-dirty"), tree.endswith("-dirty"))
 
 
 def _peer_versions() -> dict[str, str]:

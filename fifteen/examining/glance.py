@@ -39,17 +39,28 @@ def glance(
         shown = '<p class="box">Nothing could be scored: no job counts for any learner.</p>'
     elif len(header.learners) == 1:
         ((name, head),) = heads.items()
+        figures = _figures(header, scored[name], of_gaps[name], wrong[name], len(found))
         shown = (
             f'<div class="glance">{_hero(head)}{splits_chart(splits)}</div>'
-            f'<dl class="figures">{definitions(_figures(header, of_gaps[name], wrong[name], len(found)))}</dl>'
+            f'<dl class="figures">{definitions(figures)}</dl>'
         )
     else:
         colour = styles(list(scored))
-        rows = [row(name, one.estimate, colour[name], SPLIT_NAMES[one.split]) for name, one in heads.items()]
-        rows.sort(key=lambda one: (one.group, -one.value))
+        same = len({sheet.jobs for sheet in scored.values()}) == 1
+        rows = [
+            row(
+                name if same else f"{name}, {count(one.jobs, 'job')}",
+                one.estimate,
+                colour[name],
+                SPLIT_NAMES[one.split],
+            )
+            for name, one in heads.items()
+        ]
+        rows.sort(key=lambda one: (one.group, -one.value if same else 0.0))
         shown = estimates(
             "Score on what is farthest from school",
-            f"Interquartile mean over jobs and lifetimes. {basis(next(iter(heads.values())).estimate)}",
+            f"Interquartile mean over jobs and lifetimes. {basis(next(iter(heads.values())).estimate)}"
+            + ("" if same else " Not of the same jobs, and so not to be compared: see Learners compared."),
             rows,
             x_label=SCORE,
             marks=(0.0, 1.0),
@@ -71,10 +82,18 @@ def _hero(head: Headline) -> str:
     )
 
 
-def _figures(header: ExamHeader, of_gaps: Sequence[Gap], wrong: Failures, findings: int) -> list[tuple[str, str]]:
+def _figures(
+    header: ExamHeader, sheet: Sheet, of_gaps: Sequence[Gap], wrong: Failures, findings: int
+) -> list[tuple[str, str]]:
     found = [(f"{gap.easier} − {gap.harder}, {_interval(gap)}", figure(gap.estimate.value)) for gap in of_gaps]
     bound = f"of {count(wrong.asked, 'job')} failed; the 95 % bound for such jobs is {100 * wrong.bound:.1f} %"
     found.append((bound, f"{wrong.failed:,}"))
+    for what, jobs in (
+        ("jobs not applicable, neither passed nor failed: its spaces are others", sheet.not_applicable),
+        ("jobs without a reference, in no score", sheet.without_reference),
+    ):
+        if jobs:
+            found.append((what, f"{len(jobs):,}"))
     found.append(("findings", f"{findings:,}"))
     if header.openings is None:
         found.append(("the suite is not sealed: nobody counts who looked", "open"))
@@ -102,6 +121,7 @@ def _glance_table(
             ("score", ranged(heads[note.name].estimate) if note.name in heads else "nothing could be scored"),
             *((name, told.get(name, "–")) for name in ("train − iid", "iid − held-out")),
             ("failed", f"{failed.failed:,} of {failed.asked:,} (at most {100 * failed.bound:.1f} %)"),
+            ("not applicable", f"{len(header.attempts) - failed.asked:,}"),
         )
         lines += "</tr>"
     opened = (
@@ -110,7 +130,7 @@ def _glance_table(
         else f"This sealed suite was opened {count(header.openings, 'time')}."
     )
     return (
-        table(("Learner", "Score", "train − iid", "iid − held-out", "Jobs that failed"), lines)
+        table(("Learner", "Score", "train − iid", "iid − held-out", "Jobs that failed", "Not applicable"), lines)
         + f'<p class="note">{opened} "At most": the bound of 95 % for the share of jobs that fail.</p>'
     )
 

@@ -62,7 +62,7 @@ def write_exam_page(folder: Path) -> Path:
     of_gaps = {name: gaps(sheet) for name, sheet in scored.items()}
     body = _head(header, records) + glance(header, scored, splits, of_gaps, wrong)
     if scored:
-        body += _breadth(scored, splits, of_gaps) + _depth(records, scored, wrong, folder)
+        body += _breadth(scored, splits, of_gaps) + _depth(header, records, scored, wrong, folder)
     ran = _run(header) + _failed(every, wrong) + _all_jobs(header, records, every)
     body += _section("What was run, and what failed", ran)
     body += "<footer>Made from exam.json, records.jsonl and replays.jsonl in the folder of this page.</footer>"
@@ -111,15 +111,24 @@ def _breadth(
 
 
 def _depth(
-    records: Sequence[AttemptRecord], scored: Mapping[str, Sheet], wrong: Mapping[str, Failures], folder: Path
+    header: ExamHeader,
+    records: Sequence[AttemptRecord],
+    scored: Mapping[str, Sheet],
+    wrong: Mapping[str, Failures],
+    folder: Path,
 ) -> str:
     curves: dict[str, dict[Split, Curve]] = {
         name: {split: curve for split in SPLITS if (curve := learning(sheet, split))} for name, sheet in scored.items()
     }
     steady = {name: found for name, sheet in scored.items() if (found := steadiness(sheet))}
     worst = tails_chart({name: tails(sheet) for name, sheet in scored.items()}) + profile_chart(scored)
+    begins = "A lifetime begins with a fresh memory."
+    if frozen := [note.name for note in header.learners if note.kind == "sb3" and note.name in scored]:
+        begins += (
+            f" A saved policy ({', '.join(frozen)}) does not learn here: what changes from attempt to attempt is luck."
+        )
     parts = [
-        _section("Learning by attempt", learning_charts(curves), "A lifetime begins knowing nothing of its job."),
+        _section("Learning by attempt", learning_charts(curves), begins),
         _section(
             "The worst jobs",
             f'<div class="{"pairs" if len(scored) == 1 else "stack"}">{worst}</div>'

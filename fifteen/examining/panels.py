@@ -76,6 +76,7 @@ def split_table(scores: Mapping[str, Mapping[Split, SplitScores]]) -> str:
             ("whole lifetime", ranged(of_split.whole)),
             ("first attempt", figure(of_split.first)),
             ("last attempt", figure(of_split.last)),
+            ("short of reference", figure(of_split.short)),
             ("attempts solved", "–" if of_split.solved is None else percent(of_split.solved)),
         )
         + "</tr>"
@@ -84,9 +85,8 @@ def split_table(scores: Mapping[str, Mapping[Split, SplitScores]]) -> str:
         for of_split in [of_learner.get(split)]
         if of_split is not None
     )
-    return table(
-        ("Split", "Jobs", "Families", "Whole lifetime", "First attempt", "Last attempt", "Attempts solved"), lines
-    )
+    head = ("Split", "Jobs", "Families", "Whole lifetime", "First attempt", "Last attempt", "Short of reference")
+    return table((*head, "Attempts solved"), lines)
 
 
 def family_map(all_sheets: Mapping[str, Sheet]) -> str:
@@ -164,7 +164,7 @@ def learning_charts(curves: Mapping[str, Mapping[Split, Curve]]) -> str:
         charts.append(
             chart(
                 split.capitalize(),
-                f"IQM over {first.jobs:,} jobs.{band}",
+                f"IQM over {count(first.jobs, 'job')}.{band}",
                 series,
                 x_label="attempt of a lifetime" if in_attempts else "share of a lifetime's attempts",
                 y_label="score",
@@ -320,9 +320,10 @@ def steadiness_panel(found: Mapping[str, Steadiness]) -> str:
         + "</tr>"
         for measure, of in measures
     )
+    shown = estimates("How early", text, early, x_label=SCORE, marks=(0.0, 1.0))
     return (
-        f'<div class="pairs">{estimates("How early", text, early, x_label=SCORE, marks=(0.0, 1.0))}'
-        f"{table(('How steady: lower is better', *found), lines)}</div>"
+        f'<div class="{"pairs" if alone else "stack"}">{shown}'
+        f"{table(('How steady: lower is better', *found), lines, 'words' if alone else '')}</div>"
     )
 
 
@@ -332,13 +333,17 @@ def steadiness_panel(found: Mapping[str, Steadiness]) -> str:
 def comparison_chart(first: str, found: Sequence[Compared]) -> str:
     rows, notes = [], []
     for one, style in zip(found, (*SEVERAL[1:], *SEVERAL) * len(found), strict=False):
+        common = f"{one.rival}: {count(one.jobs, 'job')} in common"
+        if one.ours is not None and one.theirs is not None and one.improves is not None:
+            common += f", mean score {figure(one.ours)} against {figure(one.theirs)}"
+            common += f", ahead in {percent(one.improves)} of pairs of lifetimes"
         if one.difference is None:
-            notes.append(f"{one.rival}: {count(one.jobs, 'job')} in common: too few to decide anything.")
+            notes.append(f"{common}: too few to decide anything.")
             continue
         told = f"{one.verdict}: {figure(one.difference.estimate)}"
         told += f" [{figure(one.difference.low)}, {figure(one.difference.high)}]"
         rows.append(Row(one.rival, one.difference.estimate, one.difference.low, one.difference.high, told, style))
-        note = f"{one.rival}: {count(one.jobs, 'job')} in common, p = {one.adjusted_p_value:.2g} after Holm"
+        note = f"{common}, p = {one.adjusted_p_value:.2g} after Holm"
         if one.over == "lifetimes":
             note += ", of these jobs only"
         if one.detectable is not None:

@@ -22,6 +22,9 @@ CVAR_SHARES = (0.01, 0.05, 0.10)
 RESAMPLES = 10_000
 """Bootstrap samples and random sign flips: the ends of an interval of 95 % are then known to 1 or 2 % of its width."""
 
+WHOLE = 8
+"""From so many families on they are drawn whole; of fewer, jobs and seeds are drawn again within them."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -199,15 +202,16 @@ def bootstrap_interval(
     scores float64[J, S, ...]: what follows the seed travels with the run (both learners of a pair, say). statistic
     takes the same shape, with another number of jobs where families differ in size. families None: a statement about
     these jobs, of which only the seeds are drawn again, within each job (the stratified bootstrap; Agarwal et al. 2021,
-    section 4.1). families[J], the family of each job: a statement about jobs of such families; families are drawn, then
-    jobs within each, then seeds within each job. Jobs of no family are each their own. The same seed gives the same
-    interval.
+    section 4.1). families[J], the family of each job: a statement about jobs of such families; families are drawn with
+    all that is in them. Jobs of no family are each their own. The same seed gives the same interval.
 
     Percentiles are expanded (Hesterberg 2015, "What teachers should know about the bootstrap"): with n seeds or
-    families a bootstrap is too narrow by sqrt((n - 1) / n), and normal where Student's t is due. Drawing at every level
-    is cautious: families count once, jobs about twice and seeds up to three times, so that where families are alike an
-    interval is up to 1.7 times as wide as it need be (Davison & Hinkley 1997, section 3.8). No BCa: its acceleration
-    comes from a jackknife, which is not consistent for what sorts and cuts, as CVaR and quantiles do.
+    families a bootstrap is too narrow by sqrt((n - 1) / n), and normal where Student's t is due. A family that is drawn
+    whole brings the luck of its jobs and seeds with it; whoever draws these again counts it twice (Davison & Hinkley
+    1997, section 3.8), and where families are alike covers nearly always. With fewer families than WHOLE, percentiles
+    are too narrow all the same, because no mean of n families lies beyond the extreme one: there jobs within each
+    family and seeds within each job are drawn again, which is cautious. `bench/coverage.py` has measured both. No BCa:
+    its acceleration comes from a jackknife, which is not consistent for what sorts and cuts, as CVaR and quantiles do.
 
     No percentile lies beyond the sample: between n families the truth is missed with probability 2^(1 - n) or more. So
     where 2^(1 - n), or over J jobs 2^(J - J n) for n seeds, is above 1 - level, or n is below 3, it is refused.
@@ -232,13 +236,15 @@ def bootstrap_interval(
     tail = 0.5 * math.erfc(expanded / math.sqrt(2.0))
 
     generator = np.random.default_rng(seed)
-    drawn = np.arange(jobs)
     replicates = np.empty(resamples)
     for n in range(resamples):
-        if members is not None:
-            drawn = _draw_jobs(generator, members)
-        columns = generator.integers(seeds, size=(len(drawn), seeds))
-        replicates[n] = statistic(runs[drawn[:, None], columns])
+        if members is not None and len(members) >= WHOLE:
+            chosen = generator.integers(len(members), size=len(members))
+            sample = runs[np.concatenate([members[family] for family in chosen])]
+        else:
+            drawn = np.arange(jobs) if members is None else _draw_jobs(generator, members)
+            sample = runs[drawn[:, None], generator.integers(seeds, size=(len(drawn), seeds))]
+        replicates[n] = statistic(sample)
     low, high = np.quantile(replicates, [tail, 1.0 - tail])
     return Interval(float(statistic(runs)), float(low), float(high), level)
 

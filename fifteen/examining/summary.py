@@ -26,6 +26,8 @@ from fifteen.examining.stats import (
     cvar_double_sampled,
     failure_bound,
     interquartile_mean,
+    optimality_gap,
+    probability_of_improvement,
     rule_of_three,
 )
 
@@ -46,6 +48,7 @@ class SplitScores:
     whole: Estimate  # of the mean over a lifetime
     first: float  # of the first attempt
     last: float  # of the last attempt
+    short: float  # optimality gap: mean shortfall from the reference
     solved: float | None  # share of attempts that reached the job's threshold, mean over jobs; None: none has one
     jobs: int
     families: int
@@ -69,6 +72,7 @@ def by_split(sheet: Sheet, thresholds: Mapping[str, float]) -> dict[Split, Split
             estimated(sheet.scores[rows], families),
             interquartile_mean(first),
             interquartile_mean(last),
+            optimality_gap(sheet.scores[rows]),
             float(np.mean(solved)) if solved else None,
             len(rows),
             len(set(families)),
@@ -284,6 +288,9 @@ class Compared:
 
     rival: str
     jobs: int
+    ours: float | None  # mean score on these; None: there are none
+    theirs: float | None
+    improves: float | None  # probability that a lifetime of ours beats one of theirs on the same job
     over: str  # "families" or "lifetimes": what a statement is about; "" where too few decide anything
     difference: Interval | None  # mean, at the level that makes all comparisons together hold at 95 %
     adjusted_p_value: float | None  # after Holm
@@ -314,8 +321,11 @@ def compared(all_sheets: Sequence[Sheet], margin: float = MARGIN, alpha: float =
         pairs.append((rival.learner, a, b, over, labels, p))
     found = []
     for (name, a, b, over, labels, _), p in zip(pairs, holm([p for *_, p in pairs]) if pairs else (), strict=True):
+        ours, theirs, improves = None, None, None
+        if len(a):
+            ours, theirs, improves = float(a.mean()), float(b.mean()), probability_of_improvement(a, b)
         if not over:
-            found.append(Compared(name, len(a), "", None, None, "undecided", None))
+            found.append(Compared(name, len(a), ours, theirs, improves, "", None, None, "undecided", None))
             continue
         difference = paired_difference(a, b, families=labels, seed=SEED, level=1.0 - alpha / len(rivals))
         units = (a - b).ravel() if labels is None else np.array([(a - b)[f].mean() for f in clusters(labels, len(a))])
@@ -324,6 +334,9 @@ def compared(all_sheets: Sequence[Sheet], margin: float = MARGIN, alpha: float =
             Compared(
                 name,
                 len(a),
+                ours,
+                theirs,
+                improves,
                 over,
                 difference,
                 float(p),

@@ -43,7 +43,7 @@ def basis(estimate: Estimate) -> str:
     level = percent(estimate.interval.level)
     if estimate.over == "lifetimes":
         return f"The interval ({level}) is over lifetimes on these jobs, and says nothing of others."
-    return f"The interval ({level}) is over families, their jobs and lifetimes, drawn again."
+    return f"The interval ({level}) is over families, drawn again with their jobs and lifetimes."
 
 
 def row(name: str, estimate: Estimate, style: Style, group: str = "") -> Row:
