@@ -64,6 +64,7 @@ class WorkConfig:
     prediction_weight: float = 0.1
     reward_quantile: float = 0.95  # of |discounted return|: the unit in which returns are learned
     scale_decay: float = 1e-4  # forgetting of that quantile's histogram, per step
+    inherited: float = 1_000.0  # observations that the statistics of earlier lifetimes count for when a new one begins
     # Correlations from step to step of the noise that draws the actions; together nearly pink noise.
     noise_memory: tuple[float, ...] = (0.5, 0.9, 0.98)
     sharpness: float = 1.5  # actions are drawn from the policy's probabilities to this power
@@ -76,9 +77,9 @@ class WorkConfig:
         """For weights that know something already: they act as they did in school, and decide so at first.
 
         Their values are those of school's families. Until they have found the job's own, what they advise would spoil
-        the policy.
+        the policy. A lifetime's statistics begin anew, as all did in school.
         """
-        return replace(self.on_policy(), easing=5_000)
+        return replace(self.on_policy(), easing=5_000, inherited=0.0)
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,9 @@ class SchoolConfig:
     # For one lifetime in a family whose teacher knows, as many where it has to find out: there is more to imitate.
     explored: int = 4
     rollout: int = 64  # ticks between two rounds of learning
+    # Steps of the shortest lifetimes of families whose lifetimes are longer; drawn log-uniformly between the two. The
+    # weights meet a job in as many rounds as it lasts, and learn it by heart where these are many and the jobs few.
+    shortest: int = 500
     epochs: int = 2
     minibatches: int = 16
     learning_rate: float = 1e-3  # at first; it falls to a tenth

@@ -17,7 +17,6 @@ from fifteen.model import Model, expected_value
 _SCALE_BINS = 256
 _SCALE_LOG10 = (-12.0, 12.0)
 _SENSOR_CLIP = 8.0  # standard deviations
-_INHERITED_COUNT = 1000.0  # observations that earlier lifetimes count for when a new one begins
 _COUNT_CAP = 100_000.0  # observations after which the statistics become slow exponential averages
 
 
@@ -47,20 +46,17 @@ def new_statistics(slots: int) -> Statistics:
 
 
 def new_instance(
-    config: MindConfig, layout: Layout, statistics: Statistics, streams: int, key: Array, *, noise: tuple[float, ...]
+    config: MindConfig, work: WorkConfig, layout: Layout, statistics: Statistics, streams: int, key: Array
 ) -> Instance:
-    """The beginning of a lifetime: an empty memory, and statistics that still give way to a new job's.
-
-    noise: `WorkConfig.noise_memory`.
-    """
-    kept = jnp.minimum(1.0, _INHERITED_COUNT / jnp.maximum(statistics.count, 1.0))
+    """The beginning of a lifetime: an empty memory, and statistics that still give way to a new job's."""
+    kept = jnp.minimum(1.0, work.inherited / jnp.maximum(statistics.count, 1.0))
     key, noise_key = jax.random.split(key)
     return Instance(
         statistics=statistics._replace(count=statistics.count * kept, histogram=statistics.histogram * kept),
         memory=jnp.zeros((streams, config.memory_size)),
         trailing=jnp.zeros(streams),
         predicted=jnp.zeros((streams, config.slots + 1)),
-        noise=jax.random.normal(noise_key, (streams, len(noise), layout.factors, layout.bins)),
+        noise=jax.random.normal(noise_key, (streams, len(work.noise_memory), layout.factors, layout.bins)),
         key=jax.random.key_data(key),
     )
 

@@ -75,11 +75,7 @@ def compiled(config: MindConfig, work: WorkConfig, layout: Layout, wipe: bool, s
         return instances.act(model, *arguments, **settings)
 
     return _Compiled(
-        begin=jax.jit(
-            lambda statistics, key: instances.new_instance(
-                config, layout, statistics, streams, key, noise=work.noise_memory
-            )
-        ),
+        begin=jax.jit(lambda statistics, key: instances.new_instance(config, work, layout, statistics, streams, key)),
         act=jax.jit(act, donate_argnums=1, compiler_options=_COMPILER),
         update=jax.jit(functools.partial(updating.update, **settings), compiler_options=_COMPILER),
         publish=jax.jit(publish),

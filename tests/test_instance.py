@@ -161,9 +161,7 @@ def acting(mind):
 
 
 def born(layout, seed=0):
-    return instances.new_instance(
-        CONFIG, layout, instances.new_statistics(SLOTS), 2, jax.random.key(seed), noise=WORK.noise_memory
-    )
+    return instances.new_instance(CONFIG, WORK, layout, instances.new_statistics(SLOTS), 2, jax.random.key(seed))
 
 
 def frames_of(layout, random, rewards, active=(True, True), first=False):
@@ -283,7 +281,7 @@ def test_a_new_lifetime_keeps_what_it_knows_but_gives_way():
     old = instances.new_statistics(SLOTS)._replace(
         count=jnp.float32(50_000.0), mean=jnp.full(SLOTS, 3.0), histogram=jnp.full(256, 100.0)
     )
-    instance = instances.new_instance(CONFIG, layout, old, 3, jax.random.key(0), noise=WORK.noise_memory)
+    instance = instances.new_instance(CONFIG, WORK, layout, old, 3, jax.random.key(0))
     np.testing.assert_array_equal(instance.statistics.mean, 3.0)
     assert 0 < instance.statistics.count < old.count
     np.testing.assert_allclose(
@@ -292,7 +290,4 @@ def test_a_new_lifetime_keeps_what_it_knows_but_gives_way():
     assert instance.memory.shape == (3, CONFIG.memory_size)
     assert not np.asarray(instance.memory).any()
     young = old._replace(count=jnp.float32(10.0))
-    assert (
-        instances.new_instance(CONFIG, layout, young, 1, jax.random.key(0), noise=WORK.noise_memory).statistics.count
-        == 10.0
-    )
+    assert instances.new_instance(CONFIG, WORK, layout, young, 1, jax.random.key(0)).statistics.count == 10.0

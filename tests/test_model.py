@@ -101,7 +101,7 @@ def lived(config, layout, wipe):
     statistics = statistics._replace(
         count=jnp.float32(1e9), reward_square=jnp.float32(2.0), histogram=statistics.histogram.at[130].set(1e9)
     )
-    instance = instances.new_instance(config, layout, statistics, 1, jax.random.key(1), noise=WORK.noise_memory)
+    instance = instances.new_instance(config, WORK, layout, statistics, 1, jax.random.key(1))
     instance = instance._replace(statistics=statistics)
     act = jax.jit(partial(instances.act, config=config, work=WORK, layout=layout, wipe=wipe))
     frames = np.zeros((LENGTH, layout.percept_size), np.float32)

@@ -237,11 +237,14 @@ class Classroom:
     def _new(self, key: Array) -> dict[str, Any]:
         """Everything of N new lifetimes but their jobs."""
         count, slots = len(self.member), self.config.slots
-        instance_key, mixing_key, which_key, order_key, unit_key = jax.random.split(key, 5)
+        instance_key, mixing_key, which_key, order_key, unit_key, length_key = jax.random.split(key, 6)
         projected = jax.random.uniform(which_key, (count,)) < self.school.projected
         random = jax.random.normal(mixing_key, (count, self.dims, slots)) * self.dims**-0.5
         order = jnp.argsort(jax.random.uniform(order_key, (count, self.bins)), axis=1).astype(jnp.int32)
-        begin = partial(new_instance, self.config, self.layout, new_statistics(slots), 1, noise=self.work.noise_memory)
+        begin = partial(new_instance, self.config, self.work, self.layout, new_statistics(slots), 1)
+        longest = self._rollouts[self.member].astype(jnp.float32)
+        shortest = jnp.minimum(longest, -(-self.school.shortest // self.school.rollout))
+        rollouts = shortest * (longest / shortest) ** jax.random.uniform(length_key, (count,))
         low, high = np.log(self.school.reward_units[0]), np.log(self.school.reward_units[1])
         return {
             "instance": jax.vmap(lambda k: begin(key=k))(jax.random.split(instance_key, count)),
@@ -253,7 +256,7 @@ class Classroom:
             "elapsed": jnp.zeros(count, jnp.int32),
             "ended": jnp.ones(count, bool),
             "after": jnp.zeros((count, 2), bool),
-            "rollouts": self._rollouts[self.member],
+            "rollouts": jnp.round(rollouts).astype(jnp.int32),
             "returned": jnp.zeros(count),
             "attempt": jnp.zeros(count, jnp.int32),
             "scores": jnp.zeros((count, 3)),

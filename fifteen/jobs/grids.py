@@ -298,7 +298,7 @@ class MazeFamily(Family):
     templates: tuple[str, ...] = eqx.field(
         static=True, default=("open", "scattered", "rooms", "bars", "pillars", "binary-tree", "braided")
     )
-    lifetime: int = eqx.field(static=True, default=4000)
+    lifetime: int = eqx.field(static=True, default=1000)
     reference: str = eqx.field(static=True, default="shortest path to the goal")
 
     def sample(self, template: Array, key: Array) -> Maze:
@@ -385,7 +385,7 @@ def _observe_yard(state: YardState) -> Array:
 class RulesFamily(Family):
     name: str = eqx.field(static=True, default="grid/rules")
     templates: tuple[str, ...] = eqx.field(static=True, default=tuple(_RULES))
-    lifetime: int = eqx.field(static=True, default=4000)
+    lifetime: int = eqx.field(static=True, default=1000)
     reference: str = eqx.field(
         static=True, default="shortest walk to the object that value iteration on the rule names"
     )

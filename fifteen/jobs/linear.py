@@ -74,7 +74,7 @@ class LinearFamily(Family):
         static=True,
         default=("stable", "rotating", "unstable", "integrators", "two-outputs", "noisy", "set-point"),
     )
-    lifetime: int = eqx.field(static=True, default=3000)
+    lifetime: int = eqx.field(static=True, default=1000)
     reference: str = eqx.field(
         static=True, default="linear-quadratic regulator on the true state, inputs clipped (Kalman 1960)"
     )
