@@ -42,7 +42,7 @@ def run(seed: int, steps: int, lifetimes: int, count: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=float, default=4e6, help="of all lifetimes together")
+    parser.add_argument("--steps", type=float, default=1.5e6, help="of all lifetimes together")
     parser.add_argument("--lifetimes", type=int, default=256, help="at once")
     parser.add_argument("--bandits", type=int, default=4000, help="that every learner is examined on")
     parser.add_argument("--seeds", type=int, default=5)

@@ -4,7 +4,7 @@
     python bench/yardsticks.py --learner PATH --quick  # a small number of jobs; nothing is written
 
 The learner works through one lifetime on each job: its weights stay as they are, its memory is empty at the beginning
-and is never wiped. It draws its actions from its policy, as in a school; nothing is made greedy. The rivals
+and is never wiped. It draws its actions as on the job (`WorkConfig.schooled`). The rivals
 (`bench/rivals.py`) know the family that jobs are drawn from, where their source does, and work on the same jobs with
 luck of their own. A number of jobs is of each seed; 0 leaves the yardstick out. Intervals are of 95 % over all jobs.
 
@@ -64,8 +64,7 @@ class Candidate:
         steps = jax.eval_shape(family.sample, jnp.zeros((), jnp.int32), jax.random.key(0)).step_limit
         # The final observation of an attempt has a tick of its own.
         school = SchoolConfig(rollout=steps + 1, projected=0.0, reward_units=(1.0, 1.0))
-        work = learner.work_config.on_policy()
-        self._room = Classroom((family,), ((0,),), each, config=learner.config, school=school, work=work)
+        self._room = Classroom((family,), ((0,),), each, config=learner.config, school=school, work=learner.work_config)
         self._model = unravel(learner.state.weights, learner.config)
         self._attempts, self._live = attempts, jax.jit(self._lived)
 
