@@ -76,7 +76,7 @@ class WorkConfig:
     def schooled(self) -> "WorkConfig":
         """For weights that know something already: they act as they did in school, but surer, and decide so at first.
 
-        What imitates a teacher under uncertainty spreads its choices as its doubts are spread; twice as sure costs less.
+        What imitates a teacher spreads its choices as its doubts are spread; to be twice as sure costs less.
         Their values are those of school's families. Until they have found the job's own, what they advise would spoil
         the policy. A lifetime's statistics begin anew, as all did in school.
         """
