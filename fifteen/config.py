@@ -116,9 +116,9 @@ class SchoolConfig:
 class SleepConfig:
     """How a night goes. The same for every job."""
 
-    steps: int = 1_000  # updates
-    batch: int = 2  # sequences of every job in an update
+    steps: int = 2_000  # updates
+    batch: int = 4  # sequences of every job in an update
     learning_rate: float = 2e-3  # at first; it falls to nothing
     max_gradient: float = 1.0
-    value_weight: float = 0.1  # of the cross-entropy to the teacher's values
+    value_weight: float = 0.01  # of the cross-entropy to the teacher's values
     anchor_decay: float = 1e-5  # L2 toward the parent, in the loss

@@ -205,6 +205,7 @@ class FrozenLake(Job):
     holes: Array  # bool[cells]
     start: Array  # int32[]
     goal: Array  # int32[]
+    labels: Array  # int32[cells], how cells are called: row by row of the lake's own size
     slip: Array  # float32[], probability of moving at a right angle to what was chosen
     teacher: Array  # float32[cells, 4]
     step_limit: int = eqx.field(static=True, default=100)
@@ -218,14 +219,14 @@ class FrozenLake(Job):
         return spaces.Discrete(4)
 
     def reset(self, key: Array) -> tuple[CellState, Array]:
-        return CellState(self.start), self.start
+        return CellState(self.start), self.labels[self.start]
 
     def step(self, state: CellState, action: Any, key: Array) -> tuple:
         luck = jax.random.uniform(key)
         turn = jnp.where(luck < 0.5 * self.slip, 3, jnp.where(luck < self.slip, 1, 0))
         cell = self.ways[state.cell, (action + turn) % 4]
         there = cell == self.goal
-        return CellState(cell), cell, there.astype(jnp.float32), there | self.holes[cell]
+        return CellState(cell), self.labels[cell], there.astype(jnp.float32), there | self.holes[cell]
 
 
 @final
@@ -258,7 +259,8 @@ class FrozenLakeFamily(Family):
         ways, holes = maps.exits(inside, jnp.array(False)), (inside & ~ice).reshape(-1)
         values = maps.lake_values(ways, holes, goal, slip)
         teacher = maps.best_of(values)
-        return FrozenLake(ways=ways, holes=holes, start=start, goal=goal, slip=slip, teacher=teacher)
+        labels = jnp.where(inside, rows * size + columns, 0).reshape(-1)
+        return FrozenLake(ways=ways, holes=holes, start=start, goal=goal, labels=labels, slip=slip, teacher=teacher)
 
     def teach(self, job: FrozenLake, state: CellState) -> Array:
         return job.teacher[state.cell]
