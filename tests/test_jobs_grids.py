@@ -80,8 +80,10 @@ def test_a_lake_moves_as_gymnasiums():
     environment: Any = gym.make("FrozenLake-v1", desc=rows, is_slippery=True, disable_env_checker=True).unwrapped
     ways = maps.exits(jnp.ones((5, 5), jnp.bool_), jnp.array(False))
     holes, start, goal = jnp.asarray(tiles == "H"), jnp.int32(0), jnp.int32(24)
-    slip = jnp.float32(2 / 3)
-    job = FrozenLake(ways=ways, holes=holes, start=start, goal=goal, slip=slip, teacher=jnp.zeros((25, 4)))
+    slip, labels = jnp.float32(2 / 3), jnp.arange(25, dtype=jnp.int32)
+    job = FrozenLake(
+        ways=ways, holes=holes, start=start, goal=goal, labels=labels, slip=slip, teacher=jnp.zeros((25, 4))
+    )
     step = jax.jit(jax.vmap(job.step, in_axes=(None, None, 0)))
     keys = jax.random.split(jax.random.key(0), 600)
     for cell in np.flatnonzero((tiles == "F") | (tiles == "S")):
@@ -95,6 +97,15 @@ def test_a_lake_moves_as_gymnasiums():
                 assert (np.asarray(ended)[there] == terminated).all()
             for ahead, part in odds.items():
                 assert abs(np.mean(np.asarray(state.cell) == ahead) - part) < 0.1
+
+
+def test_cells_are_numbered_by_the_lakes_own_size_as_gymnasiums():
+    jobs = jax.vmap(FrozenLakeFamily().sample, in_axes=(None, 0))(jnp.int32(0), jax.random.split(jax.random.key(0), 40))
+    sizes = np.where(np.asarray(jobs.ways)[:, 3, 2] == 4, 5, 4)  # whether one can walk into the fifth column
+    for number, size in enumerate(sizes):
+        inside = (np.arange(25) // 5 < size) & (np.arange(25) % 5 < size)
+        np.testing.assert_array_equal(np.asarray(jobs.labels[number])[inside], np.arange(size**2))
+    assert set(sizes) == {4, 5}
 
 
 def test_gymnasiums_own_lake_is_changed_by_carving():
