@@ -1,9 +1,8 @@
-"""The command: fifteen school | work | sleep | evaluate | exam | jobs | info | demo."""
+"""The command: fifteen school | work | live | sleep | evaluate | exam | jobs | info | demo."""
 
 import dataclasses
 import json
 import os
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -18,11 +17,14 @@ from rich.table import Table
 
 import fifteen
 from fifteen.checkpoint import read
-from fifteen.commands import Demo, Evaluate, Exam, Info, Jobs, School, Sleep, Work
+from fifteen.commands import Demo, Evaluate, Exam, Info, Jobs, Live, School, Sleep, Work
 from fifteen.config import SchoolConfig, SleepConfig
+from fifteen.days import resume_fleet, run_fleet, run_live
 from fifteen.demo import run_demo
 from fifteen.errors import FifteenError, RunError
 from fifteen.examining.command import examine
+from fifteen.fleet import PLAN as FLEET
+from fifteen.fleet import slug
 from fifteen.jobs.registry import jobs, open_job
 from fifteen.learner import SHIPPED, Learner
 from fifteen.log import RECENT, Sink, TensorBoardSink, WorkLog, number
@@ -39,8 +41,8 @@ PLAN = "plan.json"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; gives the exit status: 0, 2 after an error, 130 after Ctrl-C."""
-    command: School | Work | Sleep | Evaluate | Exam | Jobs | Info | Demo = tyro.cli(
-        tyro.conf.OmitSubcommandPrefixes[School | Work | Sleep | Evaluate | Exam | Jobs | Info | Demo],  # type: ignore
+    command: School | Work | Live | Sleep | Evaluate | Exam | Jobs | Info | Demo = tyro.cli(
+        tyro.conf.OmitSubcommandPrefixes[School | Work | Live | Sleep | Evaluate | Exam | Jobs | Info | Demo],  # type: ignore
         prog="fifteen",
         description="One learner, put to work on any job.",
         args=arguments,
@@ -57,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _school(command, console)
             case Work():
                 return _resume(command, console) if command.resume else _work(command, console)
+            case Live():
+                folder = command.run or _default_folder("life")
+                return run_live(command, _parent(command), DEFAULT_STEPS, folder, console)
             case Sleep():
                 return _sleep(command, console)
             case Evaluate():
@@ -78,14 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _school(command: School, console: Console) -> int:
-    if command.learner is not None and command.size is not None:
-        raise RunError(f"the learner in {command.learner} has its size already: drop --size")
     folder = command.run or _default_folder("school")
-    learner = (
-        fifteen.load(_place(command.learner))
-        if command.learner
-        else fifteen.new(size=command.size or "small", seed=command.seed)
-    )
+    learner = _parent(command)
     console.print("the first minute goes into compiling", style="dim")
     with SchoolView(console) as view:
         progress = fifteen.school(
@@ -107,15 +106,17 @@ def _school(command: School, console: Console) -> int:
 
 def _work(command: Work, console: Console) -> int:
     kwargs = _parse_kwargs(command.kwargs)
+    if command.fleet is not None or command.instances is not None:
+        steps = DEFAULT_STEPS if command.steps is None else command.steps
+        return run_fleet(command, _parent(command), steps, command.run or _default_folder("fleet"), console)
     if not command.jobs:
         raise RunError("no job given. Name one: fifteen work CartPole-v1, or --resume DIR")
     if command.steps is not None and command.episodes is not None:
         raise RunError("--steps and --episodes are two budgets for one run: give one of them")
-    if command.learner is not None and command.size is not None:
-        raise RunError(f"the learner in {command.learner} has its size already: drop --size")
+    _check_size(command)
     several = len(command.jobs) > 1
-    folder = command.run or _default_folder("jobs" if several else _slug(command.jobs[0]))
-    if (folder / PLAN).exists():
+    folder = command.run or _default_folder("jobs" if several else slug(command.jobs[0]))
+    if (folder / PLAN).exists() or (folder / FLEET).exists():
         raise RunError(f"{folder} holds a run already: --resume it, or give another --run")
     plan = {
         "jobs": list(command.jobs),
@@ -149,6 +150,8 @@ def _resume(command: Work, console: Console) -> int:
             raise RunError(f"a resumed run keeps the settings in {folder}: drop {name}")
     if not folder.is_dir():
         raise RunError(f"there is no folder {folder}: --resume needs the folder of a run")
+    if (folder / FLEET).is_file():
+        return resume_fleet(folder, console)
     if (folder / PLAN).is_file():
         plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
         return _follow(plan, folder, command.tensorboard, console)
@@ -158,7 +161,7 @@ def _resume(command: Work, console: Console) -> int:
 
 def _follow(plan: dict[str, Any], folder: Path, tensorboard: bool, console: Console) -> int:
     """Work through what is left of a run of several jobs."""
-    runs = [folder / f"{n}-{_slug(job)}" for n, job in enumerate(plan["jobs"], start=1)]
+    runs = [folder / f"{n}-{slug(job)}" for n, job in enumerate(plan["jobs"], start=1)]
     for n in range(plan["finished"], len(runs)):
         _write_plan(plan, folder)
         if (runs[n] / "config.json").is_file():
@@ -174,6 +177,19 @@ def _follow(plan: dict[str, Any], folder: Path, tensorboard: bool, console: Cons
     index = write_index(folder, "One learner, several jobs", (), dict.fromkeys(runs, ()))
     console.print(f"all reports: {index}", soft_wrap=True, highlight=False)
     return 0
+
+
+def _check_size(command: School | Work | Live) -> None:
+    if command.learner is not None and command.size is not None:
+        raise RunError(f"the learner in {command.learner} has its size already: drop --size")
+
+
+def _parent(command: School | Work | Live) -> Learner:
+    """What a command begins with."""
+    _check_size(command)
+    if command.learner is not None:
+        return fifteen.load(_place(command.learner))
+    return fifteen.new(size=command.size or "small", seed=command.seed)
 
 
 def _first_learner(plan: dict[str, Any]) -> Learner:
@@ -376,8 +392,3 @@ def _parse_kwargs(text: str) -> dict[str, Any]:
 
 def _default_folder(name: str) -> Path:
     return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-
-
-def _slug(job: str) -> str:
-    """A job's id as the name of a folder."""
-    return re.sub(r"[^A-Za-z0-9.]+", "-", job).strip("-")

@@ -64,6 +64,30 @@ class Work:
     """Also write TensorBoard files into the folder of the run."""
     resume: Annotated[Path | None, _shown("DIR", "")] = None
     """Go on with the run in this folder, where it was last saved."""
+    fleet: Annotated[Path | None, _shown("FILE", "")] = None
+    """Several instances at the same time, those in this file of TOML: see docs/fleet.md."""
+    instances: Annotated[int | None, _shown("N", "")] = None
+    """Several instances at the same time, one on each job; where there are more than jobs, in turn."""
+    deadline: Annotated[float | None, _shown("SECONDS", "(default: none)")] = None
+    """For several instances: who is not done by then is left out by name."""
+    address: Annotated[str | None, _shown("ADDRESS", "(default: processes on this machine)")] = None
+    """For several instances: of a cluster of Ray, or "local" for Ray on this machine."""
+
+
+@dataclass(frozen=True)
+class Live:
+    """Day after day: many instances work, by night one learner sleeps on what they learned."""
+
+    file: Annotated[Path, _Positional]
+    """The days, a file of TOML: see docs/fleet.md."""
+    run: Annotated[Path | None, _shown("DIR", "(default: runs/life-TIME)")] = None
+    """Folder of the life. Where it holds an unfinished one, that one goes on."""
+    learner: Annotated[Path | None, _shown("PATH", "(default: a fresh one)")] = None
+    """A saved learner to begin with, or "shipped": the schooled one that ships."""
+    size: Annotated[Size | None, _shown("{debug,small,base,large}", "(default: small)")] = None
+    """Size of a fresh learner."""
+    seed: int = 0
+    """Seed of a fresh learner, of the nights, and of the first instance whose seed the file does not say."""
 
 
 @dataclass(frozen=True)

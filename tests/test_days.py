@@ -6,6 +6,7 @@ import signal
 
 import numpy as np
 import pytest
+from test_fleet import Here
 
 import fifteen
 from fifteen import days as days_module
@@ -22,25 +23,9 @@ POLICY, ACTION = "probe/policy-v0", "probe/action-v0"
 ONE_AT_A_TIME = FleetConfig(workers=1)
 
 
-class Here:
-    """A transport that does everything at once in this process: see test_fleet.py for real ones."""
-
-    def __init__(self, workers):
-        self.slots = workers or 1
-
-    def begin(self, told, slot):
-        fleet_transports.instance({**told, "core": None, "jax": {}, "path": []})
-
-    def gone(self, handle):
-        return "its task returned"
-
-    def stop(self, handle): ...
-    def kill(self, handle): ...
-    def close(self): ...
-
-
 @pytest.fixture(autouse=True)
 def here(monkeypatch):
+    """Instances in this process: see test_fleet.py for real ones."""
     monkeypatch.setattr(fleet, "Processes", Here)
 
 

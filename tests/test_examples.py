@@ -32,6 +32,7 @@ def run(arguments, folder):
         ("00_hello.py", 300, "mean return of the last 20: "),
         ("01_live_system.py", 60, "saved, loaded, and deciding: "),
         ("02_own_job.py", 192, "2 nights, return of the first -"),
+        ("03_three_jobs.py", 150, "took part: 1-CartPole-v1"),
     ],
 )
 def test_example(name, budget, says, tmp_path):

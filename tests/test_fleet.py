@@ -243,6 +243,7 @@ def test_the_command(tmp_path, here, capsys, monkeypatch):
         (lambda: FleetConfig(transport="pigeon"), "'pigeon'"),
         (lambda: FleetConfig(address="here"), "add transport='ray'"),
         (lambda: FleetConfig(patience_s=0), "patience_s"),
+        (lambda: FleetConfig(workers=1.5), "workers .* got 1.5"),
     ],
 )
 def test_wrong_arguments_are_named(wrong, says):

@@ -1,0 +1,371 @@
+"""A fleet: several instances of one parent at work on several jobs, each in a process of its own.
+
+Every instance is a run of `fifteen.work` in a folder of its own; the fleet watches over them. An instance tells how it
+stands through files: `beat` holds its step and changes while it works, `ended.json` says how it ended. So all
+transports are watched in the same way, and one only has to begin a process, stop it and say that it is gone. An
+instance whose process dies or hangs begins again where it was last saved (`fifteen.resume`).
+
+    fleet.json                 the plan: assignments, settings, and how every instance ended
+    parent/                    what all instances begin as
+    1-CartPole-v1/             the run of the first instance
+    watch/1-CartPole-v1/       its beat, ended.json and log.txt
+"""
+
+import dataclasses
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, final, get_args
+
+import jax.numpy as jnp
+import numpy as np
+
+from fifteen.checkpoint import FolderLock, atomic_write
+from fifteen.config import Learn
+from fifteen.errors import RunError
+from fifteen.fleet_transports import Processes, Ray, Transport
+from fifteen.interrupting import interruptible
+from fifteen.learner import Learner, load
+
+PLAN = "fleet.json"
+POLL_S = 0.1
+GRACE_S = 5.0  # for an instance that is told to stop, to save what it learned
+NOTED_S = 5.0  # between two notes of how long the round has lasted
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What one instance is to do. As the arguments of `fifteen.work`."""
+
+    job: str  # an id, or "module:factory": another process has to find it
+    steps: int  # environment steps of all streams together
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    learn: Learn = "both"
+    num_envs: int = 1
+
+    def __post_init__(self):
+        """Raises RunError for what cannot be an assignment. Whether there is such a job shows when it begins."""
+        if not isinstance(self.job, str) or not self.job:
+            raise RunError(f"the job of an assignment is an id or 'module:factory', got {self.job!r}")
+        for name, least in (("steps", 1), ("seed", 0), ("num_envs", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise RunError(f"{name} of the assignment to {self.job} must be an integer >= {least}, got {value!r}")
+        if self.learn not in get_args(Learn):
+            raise RunError(
+                f"learn of the assignment to {self.job} is {self.learn!r}, expected one of {get_args(Learn)}"
+            )
+        try:
+            json.dumps(dict(self.kwargs))
+        except (TypeError, ValueError) as error:
+            raise RunError(
+                f"the kwargs {self.kwargs!r} of {self.job} are not JSON ({error}): use plain values"
+            ) from error
+
+
+@dataclass(frozen=True)
+class FleetConfig:
+    """How a fleet is run. None of it changes what an instance learns in its steps."""
+
+    transport: Literal["processes", "ray"] = "processes"
+    address: str | None = None  # of a Ray cluster; None: Ray on this machine
+    workers: int | None = None  # instances at the same time, one core each; None: one for each core
+    patience_s: float = 300.0  # without a beat (one comes every 8 steps of a job) an instance hangs; compiling counts
+    deadline_s: float | None = None  # of the round: who is not done by then is late; None: all are waited for
+    restarts: int = 2  # of an instance whose process died or hung
+
+    def __post_init__(self):
+        if self.transport not in ("processes", "ray"):
+            raise RunError(f"the transport is {self.transport!r}, expected 'processes' or 'ray'")
+        if self.address is not None and self.transport != "ray":
+            raise RunError(f"the address {self.address!r} is one of a Ray cluster: add transport='ray'")
+        for name, least in (("workers", 1), ("patience_s", 1e-3), ("deadline_s", 1e-3), ("restarts", 0)):
+            value = getattr(self, name)
+            kinds = (int, float) if name.endswith("_s") else (int,)
+            wrong = type(value) not in kinds or value < least
+            if wrong and not (value is None and name in ("workers", "deadline_s")):
+                raise RunError(f"{name} of a fleet must be a number >= {least:g}, whole where it counts, got {value!r}")
+
+
+class Event(NamedTuple):
+    """What happened in a round: given to the callback."""
+
+    instance: str
+    what: Literal["begun", "restarted", "finished", "late", "hung", "failed"]
+    why: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """How one instance ended."""
+
+    instance: str  # the name of its folder within the fleet's
+    job: str
+    ended: Literal["finished", "late", "hung", "failed"]
+    steps: int  # that it last told of, all streams together
+    restarts: int
+    reason: str  # empty where it finished
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a round came to. `interrupted`: it was stopped; `deploy` with the same arguments goes on."""
+
+    folder: Path
+    records: tuple[Record, ...]  # of those that have ended, in the order of the assignments
+    seconds: float  # for which the fleet was at work, all sittings together
+    interrupted: bool
+
+    @property
+    def took_part(self) -> tuple[Path, ...]:
+        """Folders of the runs that finished."""
+        return tuple(self.folder / one.instance for one in self.records if one.ended == "finished")
+
+    @property
+    def left_out(self) -> tuple[Record, ...]:
+        return tuple(one for one in self.records if one.ended != "finished")
+
+
+def deploy(
+    parent: Learner,
+    assignments: Sequence[Assignment],
+    folder: str | Path,
+    *,
+    config: FleetConfig | None = None,
+    callback: Callable[[Event], Any] | None = None,
+) -> Round:
+    """Put one instance of `parent` to work on each assignment, and wait for the round to end. The parent stays.
+
+    Instances begin with the parent's weights, which are also what they are kept close to: its next sleep is theirs.
+    folder: of the fleet; on a cluster every machine must see it. Where it holds a round of the same parent and
+    assignments, that one goes on; a round that has ended is told again. Ctrl-C and SIGTERM let the instances save.
+    What fails is told in the Round, by name. Raises RunError where the round cannot begin, CheckpointError where its
+    plan cannot be written.
+    """
+    folder, config = Path(folder), config or FleetConfig()
+    listed = [{**dataclasses.asdict(one), "kwargs": dict(one.kwargs)} for one in assignments]
+    if not listed:
+        raise RunError("a fleet needs at least one assignment: give a job and steps")
+    for n, one in enumerate(listed):
+        if one in listed[:n]:
+            raise RunError(f"two instances would do exactly the same, {one}: give one of them another seed")
+    if (folder / "config.json").exists() or (folder / "plan.json").exists():
+        raise RunError(f"{folder} holds a run of `fifteen work`: give the fleet another folder")
+    with FolderLock(folder):
+        if (folder / PLAN).is_file():
+            plan = read_plan(folder)
+            if plan["assignments"] != json.loads(json.dumps(listed)):
+                raise RunError(f"{folder} holds a fleet with other assignments: give another folder, or those")
+            if not np.array_equal(np.asarray(load(folder / "parent").state.weights), np.asarray(parent.state.weights)):
+                raise RunError(f"{folder} holds a fleet of another parent: give another folder, or that parent")
+            plan["config"] = dataclasses.asdict(config)
+        else:
+            state = parent.state._replace(anchor=jnp.copy(parent.state.weights))
+            born = Learner(
+                parent.config, state, parent.statistics, work=parent.work_config, provenance=parent.provenance
+            )
+            born.save(folder / "parent")
+            names = [f"{n}-{slug(one['job'])}" for n, one in enumerate(listed, start=1)]
+            fresh = {"ended": None, "steps": 0, "restarts": 0, "reason": ""}
+            plan = {
+                "format": 1,
+                "assignments": listed,
+                "config": dataclasses.asdict(config),
+                "instances": [{"name": name, **fresh} for name in names],
+                "seconds": 0.0,
+            }
+        interrupted = _Supervisor(folder, plan, config, callback).run() if _open(plan) else False
+        return _round(folder, plan, interrupted)
+
+
+def go_on(folder: str | Path, callback: Callable[[Event], Any] | None = None) -> Round:
+    """Go on with the round in a folder, with the settings that it had. Raises as `deploy` does."""
+    plan = read_plan(Path(folder))
+    assignments = [Assignment(**one) for one in plan["assignments"]]
+    config = FleetConfig(**plan["config"])
+    return deploy(load(Path(folder) / "parent"), assignments, folder, config=config, callback=callback)
+
+
+def read_plan(folder: Path) -> dict[str, Any]:
+    """The plan of a fleet's folder. RunError where it is none."""
+    try:
+        plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{folder} is not the folder of a fleet: cannot read its {PLAN} ({error})") from error
+    if plan.get("format") != 1:
+        raise RunError(f"{folder / PLAN} has format {plan.get('format')!r}, this version of Fifteen reads format 1")
+    return plan
+
+
+def slug(job: str) -> str:
+    """A job's id as the name of a folder."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", job).strip("-")
+
+
+def _open(plan: Mapping[str, Any]) -> list[int]:
+    return [n for n, one in enumerate(plan["instances"]) if one["ended"] is None]
+
+
+def _round(folder: Path, plan: Mapping[str, Any], interrupted: bool) -> Round:
+    records = tuple(
+        Record(one["name"], at["job"], one["ended"], one["steps"], one["restarts"], one["reason"])
+        for one, at in zip(plan["instances"], plan["assignments"], strict=True)
+        if one["ended"] is not None
+    )
+    return Round(folder, records, plan["seconds"], interrupted)
+
+
+# --------------------------------------------------------------------------------------------------- watching over it
+
+
+@dataclass
+class _Running:
+    """An instance at work, as it is seen from here."""
+
+    number: int  # of the assignment
+    slot: int
+    handle: Any  # of the transport
+    beat: bytes
+    seen: float  # when the beat changed, by this process's clock: no two machines' clocks are compared
+
+
+@final
+class _Supervisor:
+    def __init__(
+        self, folder: Path, plan: dict[str, Any], config: FleetConfig, callback: Callable[[Event], Any] | None
+    ):
+        self._folder, self._plan, self._config, self._callback = folder, plan, config, callback
+        self._transport: Transport = (
+            Ray(config.workers, config.address) if config.transport == "ray" else Processes(config.workers)
+        )
+        self._running: list[_Running] = []
+        self._before, self._began, self._noted = plan["seconds"], time.monotonic(), 0.0
+
+    def run(self) -> bool:
+        """Until all have ended; or True where it was interrupted."""
+        deadline = self._config.deadline_s or float("inf")
+        waiting = _open(self._plan)
+        try:
+            with interruptible() as interrupted:
+                while waiting or self._running:
+                    if self._seconds > deadline or interrupted.is_set():
+                        self._halt()
+                        if interrupted.is_set():
+                            return True
+                        for number in _open(self._plan):
+                            self._end(number, "late", f"not done after the {deadline:g} s of the round")
+                        return False
+                    free = set(range(self._transport.slots)) - {one.slot for one in self._running}
+                    while free and waiting:
+                        self._begin(waiting.pop(0), free.pop())
+                    for one in tuple(self._running):
+                        self._look_at(one, waiting)
+                    if time.monotonic() - self._noted > NOTED_S:
+                        self._write()
+                    time.sleep(POLL_S)
+                return interrupted.is_set()
+        finally:
+            for one in self._running:
+                self._transport.kill(one.handle)
+            self._write()
+            self._transport.close()
+
+    @property
+    def _seconds(self) -> float:
+        return self._before + time.monotonic() - self._began
+
+    def _write(self) -> None:
+        self._noted = time.monotonic()
+        self._plan["seconds"] = round(self._seconds, 3)
+        atomic_write(self._folder / PLAN, json.dumps(self._plan, indent=1).encode())
+
+    def _begin(self, number: int, slot: int) -> None:
+        instance = self._plan["instances"][number]
+        watch = self._folder / "watch" / instance["name"]
+        watch.mkdir(parents=True, exist_ok=True)
+        for name in ("ended.json", "beat"):
+            (watch / name).unlink(missing_ok=True)
+        told = {
+            "assignment": self._plan["assignments"][number],
+            "parent": str((self._folder / "parent").resolve()),
+            "run": str((self._folder / instance["name"]).resolve()),
+            "watch": str(watch.resolve()),
+        }
+        handle = self._transport.begin(told, slot)
+        self._running.append(_Running(number, slot, handle, b"", time.monotonic()))
+        what, why = ("restarted", instance["reason"]) if instance["restarts"] else ("begun", "")
+        self._tell(number, what, why)
+        self._write()
+
+    def _look_at(self, one: _Running, waiting: list[int]) -> None:
+        how = self._transport.gone(one.handle)
+        late = not self._heard_from(one) and time.monotonic() - one.seen > self._config.patience_s
+        if how is None and not late:
+            return
+        if how is None:
+            self._transport.kill(one.handle)
+        self._running.remove(one)
+        if how is not None and self._has_ended(one):
+            return
+        ended = "failed" if how is not None else "hung"
+        why = f"its process died: {how}" if how is not None else f"no beat for {self._config.patience_s:g} s"
+        instance = self._plan["instances"][one.number]
+        if instance["restarts"] < self._config.restarts:
+            instance["restarts"] += 1
+            instance["reason"] = why
+            waiting.insert(0, one.number)
+        else:
+            self._end(one.number, ended, f"{why}, after {instance['restarts']} restarts")
+
+    def _heard_from(self, one: _Running) -> bool:
+        """Whether the beat has changed since it was last looked at."""
+        instance = self._plan["instances"][one.number]
+        beat = _read(self._folder / "watch" / instance["name"] / "beat")
+        if beat == one.beat or not beat:
+            return False
+        one.beat, one.seen, instance["steps"] = beat, time.monotonic(), int(beat)
+        return True
+
+    def _has_ended(self, one: _Running) -> bool:
+        """Note how an instance that is gone says that it ended, if it does."""
+        text = _read(self._folder / "watch" / self._plan["instances"][one.number]["name"] / "ended.json")
+        ended = json.loads(text) if text else {}
+        if "failed" in ended:
+            self._end(one.number, "failed", ended["failed"])
+        elif ended.get("reason") == "steps":
+            self._end(one.number, "finished", "")
+        return "failed" in ended or ended.get("reason") == "steps"
+
+    def _halt(self) -> None:
+        """Let all that are at work save what they learned, and end them."""
+        for one in self._running:
+            self._transport.stop(one.handle)
+        until = time.monotonic() + GRACE_S
+        while time.monotonic() < until and any(self._transport.gone(one.handle) is None for one in self._running):
+            time.sleep(POLL_S)
+        for one in self._running:
+            if self._transport.gone(one.handle) is None:
+                self._transport.kill(one.handle)
+            self._heard_from(one)
+            self._has_ended(one)
+        self._running.clear()
+
+    def _end(self, number: int, ended: Literal["finished", "late", "hung", "failed"], why: str) -> None:
+        self._plan["instances"][number] |= {"ended": ended, "reason": why}
+        self._write()
+        self._tell(number, ended, why)
+
+    def _tell(self, number: int, what: Any, why: str) -> None:
+        if self._callback is not None:
+            self._callback(Event(self._plan["instances"][number]["name"], what, why))
+
+
+def _read(path: Path) -> bytes:
+    with suppress(OSError):
+        return path.read_bytes()
+    return b""
