@@ -179,4 +179,4 @@ def test_a_schooled_learner_learns_values_before_it_changes_its_mind(fresh):
     np.testing.assert_allclose(halfway[decides], 0.5 * full[decides], atol=1e-6)
     assert np.abs(full[decides]).max() > 1e-4 and np.abs(full[~decides]).max() > 1e-4
     known = WorkConfig().schooled()
-    assert known.easing > 0 and known.sharpness == 1.0 and known.noise_memory == (0.0,)
+    assert known.easing > 0 and known.inherited == 0.0 and known.noise_memory == (0.0,)

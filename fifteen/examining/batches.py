@@ -49,9 +49,7 @@ def live_batch(learner: Learner, seats: Sequence[Seat], name: str, seed: int) ->
 
     jobs = tuple(_stacked([seats[n].job for n in np.resize(of_family, each)]) for of_family in rows)
     key, instance_key = jax.random.split(jax.random.key(seed))
-    begin = functools.partial(
-        new_instance, room.config, room.layout, learner.statistics, 1, noise=learner.work_config.noise_memory
-    )
+    begin = functools.partial(new_instance, room.config, learner.work_config, room.layout, learner.statistics, 1)
     # The states are those of other jobs, but the first tick begins an attempt and leaves nothing of them.
     lifetimes = room.enrol(key)._replace(
         jobs=jobs, instance=jax.jit(jax.vmap(lambda k: begin(key=k)))(jax.random.split(instance_key, len(wanted)))
