@@ -1,5 +1,7 @@
 """A night over folders: the runs of a day and the store of all days, one learner out of them."""
 
+import errno
+import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,8 @@ from fifteen.lived import SEQUENCES, Lived, longest
 from fifteen.sleeping import SleepProgress, sleep
 from fifteen.store import JobRecord, Store
 from fifteen.updating import Batch
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ def night(
 
     runs: folders of `fifteen.work(run=...)`, of instances of one parent: by default that of the first. A run that is
     broken, not finite, or of another parent is left out by name. Jobs that the store has from earlier days are
-    rehearsed with the parent as their teacher; logs of other agents are not. Raises RunError where no run is left.
+    rehearsed with the parent as their teacher; logs of other agents are not. Raises RunError where no run is left, and
+    StoreError or CheckpointError where the store's disk is full.
     """
     generator = np.random.Generator(np.random.PCG64(seed))
     day: dict[str, tuple[Learner, str]] = {}
@@ -57,6 +62,8 @@ def night(
                 raise RunError("it has another parent than the others")
             job = store.add_run(run).job
         except FifteenError as error:
+            if _no_room(error):
+                raise
             left_out.append((str(run), str(error)))
             continue
         origin = instance.state.anchor if origin is None else origin
@@ -87,6 +94,12 @@ def night(
     return Night(
         learner, tuple(day), tuple(left_out), tuple(job for _, job in day.values()), tuple(one.job for one in older)
     )
+
+
+def _no_room(error: FifteenError) -> bool:
+    """The fault is the store's disk, not the run."""
+    cause = error.__cause__
+    return isinstance(cause, sqlite3.OperationalError) or (isinstance(cause, OSError) and cause.errno in _FULL)
 
 
 def _same(one: jax.Array, other: jax.Array) -> bool:

@@ -1,5 +1,7 @@
 """A night over folders: who takes part is said, what is broken stays out, and earlier days are rehearsed."""
 
+import errno
+import os
 import shutil
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 import fifteen
 from fifteen.cli import main
 from fifteen.config import SleepConfig
-from fifteen.errors import RunError
+from fifteen.errors import CheckpointError, RunError
 from fifteen.nights import night
 from fifteen.store import Store
 
@@ -54,6 +56,19 @@ def test_a_broken_run_and_a_stranger_are_left_out_by_name(runs, tmp_path):
             night([broken], store)
         with pytest.raises(RunError, match="no run was given"):
             night([], store)
+
+
+def test_a_full_disk_ends_the_night_and_is_no_fault_of_the_run(runs, tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with Store(tmp_path / "store") as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            with pytest.raises(CheckpointError, match="No space left on device"):
+                night(runs, store, config=SleepConfig(steps=5))
+        assert store.jobs() == []
+        assert night(runs[:1], store, config=SleepConfig(steps=5)).took_part == (str(runs[0]),)
 
 
 def test_the_command_compares_day_and_night(runs, tmp_path, capsys):
