@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fifteen.config import SleepConfig
 from fifteen.errors import FifteenError, RunError
 from fifteen.learner import Learner, load
 from fifteen.lived import SEQUENCES, Lived, longest
-from fifteen.sleeping import SleepProgress, sleep
+from fifteen.sleeping import SleepProgress, sleep, unfit
 from fifteen.store import JobRecord, Store
 from fifteen.updating import Batch
 
@@ -52,21 +50,20 @@ def night(
     generator = np.random.Generator(np.random.PCG64(seed))
     day: dict[str, tuple[Learner, str]] = {}
     left_out: list[tuple[str, str]] = []
-    origin = None if parent is None else parent.state.weights
+    mind, origin = (None, None) if parent is None else (parent.config, parent.state.weights)
     for run in map(Path, runs):
         try:
             instance = load(run)
-            if not bool(jnp.all(jnp.isfinite(instance.state.weights))):
-                raise RunError("its weights are not finite")
-            if origin is not None and not _same(instance.state.anchor, origin):
-                raise RunError("it has another parent than the others")
+            if why := unfit(instance, mind or instance.config, instance.state.anchor if origin is None else origin):
+                raise RunError(f"it {why}")
             job = store.add_run(run).job
         except FifteenError as error:
             if _no_room(error):
                 raise
             left_out.append((str(run), str(error)))
             continue
-        origin = instance.state.anchor if origin is None else origin
+        if origin is None:  # a run that is broken decides nobody's parent
+            mind, origin = instance.config, instance.state.anchor
         day[str(run)] = (instance, job)
     if not day:
         reasons = "; ".join(f"{run}: {why}" for run, why in left_out) or "no run was given"
@@ -100,10 +97,6 @@ def _no_room(error: FifteenError) -> bool:
     """The fault is the store's disk, not the run."""
     cause = error.__cause__
     return isinstance(cause, sqlite3.OperationalError) or (isinstance(cause, OSError) and cause.errno in _FULL)
-
-
-def _same(one: jax.Array, other: jax.Array) -> bool:
-    return one.shape == other.shape and bool(jnp.all(one == other))
 
 
 def _lived(store: Store, record: JobRecord, wipe: bool, generator: np.random.Generator) -> Lived | None:

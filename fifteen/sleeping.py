@@ -36,6 +36,8 @@ class Dream(NamedTuple):
     """Sequences of one job and what its teacher says of them: n sequences of T rows."""
 
     batch: Batch
+    sensors: Array  # float32[n, T, slots], standardised as on a first day
+    felt: Array  # float32[n, T], rewards, likewise
     policy: Array  # float32[n, T, M, B], probabilities
     value: Array  # float32[n, T, M, B, Z], probabilities of the categorical action values
 
@@ -104,17 +106,24 @@ def _origin(instances: Sequence[Learner], parent: Learner | None) -> Array:
     """The weights that all instances began with, float32[P]."""
     if not instances:
         raise RunError("sleep needs at least one instance: give learners that have worked")
-    for number, one in enumerate(instances):
+    for one in instances:
         one.settle()
-        if one.config != instances[0].config:
-            raise RunError(f"instance {number} is of another size than instance 0: only like minds can sleep together")
-        if not bool(jnp.all(jnp.isfinite(one.state.weights))):
-            raise RunError(f"instance {number} has weights that are not finite: leave it out")
     origin = parent.state.weights if parent is not None else instances[0].state.anchor
     for number, one in enumerate(instances):
-        if one.state.anchor.shape != origin.shape or not bool(jnp.all(one.state.anchor == origin)):
-            raise RunError(f"instance {number} has another parent: only instances of one parent can sleep together")
+        if why := unfit(one, instances[0].config, origin):
+            raise RunError(f"instance {number} {why}")
     return origin
+
+
+def unfit(instance: Learner, mind: MindConfig, origin: Array) -> str | None:
+    """Why an instance cannot take part in a night of minds like `mind` that began as `origin`; None where it can."""
+    if instance.config != mind:
+        return "is of another size than the others: only like minds can sleep together"
+    if not bool(jnp.all(jnp.isfinite(instance.state.weights))):
+        return "has weights that are not finite: leave it out"
+    if not bool(jnp.all(instance.state.anchor == origin)):
+        return "has another parent: only instances of one parent can sleep together"
+    return None
 
 
 def _read(
@@ -159,7 +168,8 @@ def _dream(weights: Array, lived: Lived, mind: MindConfig, first_day: bool) -> D
         begin = jnp.argmax(first)  # 0 where none is
         part = partial(jax.lax.dynamic_slice_in_dim, start_index=begin, slice_size=kept)
         images = None if batch.images is None else part(batch.images)
-        return Dream(Batch(part(batch.frames), images, part(batch.decisions), batch.memory), part(policy), part(value))
+        rows = Batch(part(batch.frames), images, part(batch.decisions), batch.memory)
+        return Dream(rows, *_first_day(rows, continuous, layout), part(policy), part(value))
 
     def dream(weights: Array, batch: Batch) -> Dream:
         return jax.vmap(cut)(batch, *jax.vmap(partial(one, unravel(weights, mind)))(batch))
@@ -183,7 +193,7 @@ def _first_day(batch: Batch, continuous: Array, layout: Layout) -> tuple[Array, 
 
 
 def _loss(
-    weights: Array, dream: Dream, continuous: Array, *, mind: MindConfig, config: SleepConfig, layout: Layout
+    weights: Array, dream: Dream, *, mind: MindConfig, config: SleepConfig, layout: Layout
 ) -> tuple[Array, Array]:
     """Mean distance to what the teacher says, and of the policy alone: cross-entropy less the teacher's entropy."""
     model = unravel(weights, mind)
@@ -193,8 +203,7 @@ def _loss(
         decisions = jax.vmap(layout.decision)(batch.decisions)
         percepts = jax.vmap(layout.percept)(batch.frames, batch.images)
         rows = jnp.where(percepts.terminated | percepts.truncated, 0.0, 1.0)
-        sensors, felt = _first_day(batch, continuous, layout)
-        logits, value = _read(model, jnp.zeros(mind.memory_size), batch, felt, sensors, False, layout)
+        logits, value = _read(model, jnp.zeros(mind.memory_size), batch, dream.felt, dream.sensors, False, layout)
         entropy = -jnp.sum(jnp.where(dream.policy > 0, dream.policy * jnp.log(dream.policy + 1e-12), 0.0), axis=2)
         distance = jax.vmap(policy_loss)(logits, dream.policy, decisions.mask) - jnp.mean(entropy, axis=1)
         open_bins = decisions.mask.astype(jnp.float32)
@@ -222,10 +231,10 @@ def _night(
     )
 
     @partial(jax.jit, static_argnames="layout")
-    def lesson(weights: Array, dream: Dream, continuous: Array, picked: Array, layout: Layout) -> Any:
+    def lesson(weights: Array, dream: Dream, picked: Array, layout: Layout) -> Any:
         loss = partial(_loss, mind=mind, config=config, layout=layout)
         part = jax.tree.map(lambda x: x[picked], dream)
-        return jax.grad(loss, has_aux=True)(weights, part, continuous)
+        return jax.grad(loss, has_aux=True)(weights, part)
 
     @jax.jit
     def learn(weights: Array, moments: Any, gradients: list[Array]) -> tuple[Array, Any]:
@@ -237,12 +246,11 @@ def _night(
 
     weights, moments = jnp.copy(origin), change.init(origin)
     generator = np.random.Generator(np.random.PCG64(seed))
-    senses = [jnp.asarray(one.continuous) for one in lived]
     for step in range(config.steps):
         told = []
-        for one, dream, continuous in zip(lived, dreams, senses, strict=True):
+        for one, dream in zip(lived, dreams, strict=True):
             picked = jnp.asarray(generator.integers(len(dream.policy), size=config.batch, dtype=np.int32))
-            told.append(lesson(weights, dream, continuous, picked, layout=one.layout))
+            told.append(lesson(weights, dream, picked, layout=one.layout))
         weights, moments = learn(weights, moments, [gradient for gradient, _ in told])
         if callback is not None and (step + 1) % max(1, config.steps // 10) == 0:
             losses = {one.job: float(distance) for one, (_, distance) in zip(lived, told, strict=True)}
