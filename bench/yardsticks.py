@@ -12,7 +12,14 @@ luck of their own. A number of jobs is of each seed; 0 leaves the yardstick out.
   Target: >= 0.99 of the Gittins index policy.
 - Tabular MDPs of RL^2: 10 states, 5 actions, 10 or 100 episodes of 10 steps; total reward.
   Target: 10 episodes: >= 156.2 and >= every rival; 100 episodes: >= OPSRL, the tuned one here and that published.
-- Frozen lakes of 5x5 cells, not slippery, with drawn holes; success by attempt. Target: >= 0.90 at attempts 8 and 15.
+- Frozen lakes of AMAGO's MetaFrozenLake (Grigsby et al., 2023): 5x5 cells, not slippery, maps of Gymnasium's own
+  `generate_random_map` (a cell is a hole with probability 0.2, a path exists), from one corner to the opposite one;
+  success in each of 15 attempts of at most 100 steps. AMAGO's has a fifth action, which stays, and no limit to an
+  attempt. Target: >= 0.90 at attempts 8 and 15.
+- Frozen lakes drawn by the family itself, with the holes of school, start and goal often elsewhere: no target.
+
+The rival on lakes, "planning over beliefs", is the teacher of school (`fifteen.jobs.explorers.LakeExplorer`): value
+iteration over what it has met, the same on both. That the goal is in the opposite corner it does not know.
 """
 
 import argparse
@@ -20,21 +27,24 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import rivals
+from gymnasium.envs.toy_text.frozen_lake import generate_random_map
 from measuring import provenance, write_result
 
 import fifteen
 from fifteen.config import SchoolConfig
 from fifteen.jobs.bandits import BernoulliFamily
 from fifteen.jobs.classroom import Classroom
+from fifteen.jobs.explorer import Explorer, Step, lived
+from fifteen.jobs.explorers import LakeExplorer
 from fifteen.jobs.family import Family
-from fifteen.jobs.grid_maps import LAKE
-from fifteen.jobs.grids import LAKES, FrozenLakeFamily
+from fifteen.jobs.grid_maps import LAKE, best_of, exits, lake_values
+from fifteen.jobs.grids import LAKES, FrozenLake, FrozenLakeFamily
 from fifteen.jobs.mdps import HORIZON, TabularMdpFamily
 from fifteen.learner import Learner
 from fifteen.model import unravel
@@ -42,6 +52,7 @@ from fifteen.model import unravel
 QUICK = {"bandits": 200, "mdps": 40, "lakes": 100, "seeds": 1}
 LAKE_ATTEMPTS = 15
 LAKE_MARKS = (8, 15)  # attempts, from 1
+MAPS = 1_000_000  # seeds of maps, for each seed
 NORMAL = 1.96
 
 # Duan et al. (2016, arXiv:1611.02779), tables 1 and 2; SNAIL: Mishra et al. (2018, arXiv:1707.03141), tables 1 and 2,
@@ -142,24 +153,48 @@ def mdps(learner: Learner, episodes: int, count: int, seeds: int, each: int) -> 
     return found
 
 
-def lakes(learner: Learner, count: int, seeds: int, each: int) -> list[Totals]:
-    """Whether each attempt reached the goal, float64[jobs, attempts], by seed and policy."""
-    family = FrozenLakeFamily()
-    candidate = Candidate(learner, family, LAKE_ATTEMPTS, each)
-    wander = jax.jit(jax.vmap(partial(_wander, attempts=LAKE_ATTEMPTS)))
+def lakes(learner: Learner, drawn: Callable[[int, int], Any], count: int, seeds: int, each: int) -> list[Totals]:
+    """Whether each attempt reached the goal, float64[jobs, attempts], by seed and policy; drawn(count, seed)."""
+    candidate = Candidate(learner, FrozenLakeFamily(), LAKE_ATTEMPTS, each)
+    policies = {"random": Wanderer(), "planning over beliefs": LakeExplorer()}
+    play = {name: jax.jit(jax.vmap(partial(played, explorer))) for name, explorer in policies.items()}
     found = []
     for seed in range(seeds):
-        draw_key, work_key, wander_key = jax.random.split(jax.random.key(seed), 3)
-        jobs = _draw_lakes(family, count, draw_key)
+        jobs = drawn(count, seed)
+        work_key, *play_keys = jax.random.split(jax.random.key(seed), 1 + len(play))
         totals = {"learner": candidate.work(jobs, count, work_key)}
-        totals["random"] = np.asarray(wander(jobs, jax.random.split(wander_key, count)), np.float64)
+        for (name, lifetimes), key in zip(play.items(), play_keys, strict=True):
+            totals[name] = np.asarray(lifetimes(jobs, jax.random.split(key, count)), np.float64)
         found.append(totals)
     return found
 
 
-def _draw_lakes(family: FrozenLakeFamily, count: int, key: jax.Array) -> Any:
+def gymnasium_lakes(count: int, seed: int) -> Any:
+    """Lakes of Gymnasium's random maps, each drawn with a seed of its own, as numpy arrays [count, ...]."""
+    drawn = ["".join(generate_random_map(size=LAKE, seed=MAPS * seed + number)) for number in range(count)]
+    holes = np.array([list(tiles) for tiles in drawn]) == "H"
+    return jax.tree.map(np.asarray, jax.jit(jax.vmap(_lake))(holes))
+
+
+def _lake(holes: jax.Array) -> FrozenLake:
+    """Not slippery, from the first cell to the last; holes bool[cells]."""
+    ways = exits(jnp.ones((LAKE, LAKE), jnp.bool_), jnp.array(False))
+    goal, slip = jnp.int32(LAKE**2 - 1), jnp.float32(0.0)
+    return FrozenLake(
+        ways=ways,
+        holes=holes,
+        start=jnp.int32(0),
+        goal=goal,
+        labels=jnp.arange(LAKE**2, dtype=jnp.int32),
+        slip=slip,
+        teacher=best_of(lake_values(ways, holes, goal, slip)),
+    )
+
+
+def family_lakes(count: int, seed: int) -> Any:
     """Lakes of the full size, not slippery; the family's are smaller at even odds."""
-    templates, parts, have = tuple(map(family.templates.index, LAKES)), [], 0
+    family, key, parts, have = FrozenLakeFamily(), jax.random.key(seed), [], 0
+    templates = tuple(map(family.templates.index, LAKES))
     while have < count:
         key, draw_key = jax.random.split(key)
         jobs = draw(family, templates, 2 * count, draw_key)
@@ -169,21 +204,23 @@ def _draw_lakes(family: FrozenLakeFamily, count: int, key: jax.Array) -> Any:
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)
 
 
-def _wander(job: Any, key: jax.Array, attempts: int) -> jax.Array:
-    """Return of every attempt of a uniformly random policy, float32[attempts]."""
+@final
+class Wanderer(Explorer):
+    """Every action at even odds."""
 
-    def attempt(key: jax.Array) -> jax.Array:
-        def move(carry: tuple[Any, jax.Array], key: jax.Array) -> tuple[tuple[Any, jax.Array], jax.Array]:
-            state, over = carry
-            action_key, step_key = jax.random.split(key)
-            action = jax.random.randint(action_key, (), 0, 4)
-            state, _, reward, terminated = job.step(state, action, step_key)
-            return (state, over | terminated), jnp.where(over, 0.0, reward)
+    def begin(self, job: Any) -> tuple[()]:
+        return ()
 
-        state, _ = job.reset(key)
-        return jnp.sum(jax.lax.scan(move, (state, jnp.array(False)), jax.random.split(key, job.step_limit))[1])
+    def note(self, job: Any, notes: Any, step: Step) -> tuple[()]:
+        return ()
 
-    return jax.vmap(attempt)(jax.random.split(key, attempts))
+    def advise(self, job: Any, notes: Any, state: Any) -> jax.Array:
+        return jnp.full(job.action_space.n, 1.0 / int(job.action_space.n))
+
+
+def played(explorer: Explorer, job: Any, key: jax.Array) -> jax.Array:
+    """Return of every attempt on a lake, float32[LAKE_ATTEMPTS]."""
+    return lived(explorer, job, LAKE_ATTEMPTS, key)
 
 
 def mean_interval(values: np.ndarray) -> dict[str, float]:
@@ -263,7 +300,7 @@ def main() -> None:
     parser.add_argument("--learner", type=Path, required=True, help="folder of a saved learner, or of a run")
     parser.add_argument("--bandits", type=int, default=20_000, help="bandits of each number of pulls, of each seed")
     parser.add_argument("--mdps", type=int, default=2000, help="MDPs of each number of episodes, of each seed")
-    parser.add_argument("--lakes", type=int, default=2000, help="frozen lakes of each seed")
+    parser.add_argument("--lakes", type=int, default=2000, help="frozen lakes of each kind, of each seed")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--each", type=int, default=500, help="jobs at once")
     parser.add_argument("--quick", action="store_true", help="a small number of jobs; nothing is written")
@@ -283,16 +320,19 @@ def main() -> None:
         summary = summarise(name, mdps(learner, episodes, arguments.mdps, seeds, each), "opsrl, tuned")
         return summary | {"targets": targets(summary)}
 
-    def of_lakes(name: str) -> dict[str, Any]:
-        summary = summarise_lakes(lakes(learner, arguments.lakes, seeds, each))
-        return summary | {"targets": lake_targets(summary)}
+    def of_lakes(
+        drawn: Callable[[int, int], Any], targets: Callable[[dict[str, Any]], list[dict[str, Any]]], name: str
+    ) -> dict[str, Any]:
+        summary = summarise_lakes(lakes(learner, drawn, arguments.lakes, seeds, each))
+        return summary | {"targets": targets(summary)}
 
     yardsticks: dict[str, tuple[int, Callable[[str], dict[str, Any]]]] = {
         "bandits, 100 pulls": (arguments.bandits, partial(of_bandits, 100)),
         "bandits, 500 pulls": (arguments.bandits, partial(of_bandits, 500)),
         "mdps, 10 episodes": (arguments.mdps, partial(of_mdps, 10, short_mdp_targets)),
         "mdps, 100 episodes": (arguments.mdps, partial(of_mdps, 100, long_mdp_targets)),
-        "frozen lakes": (arguments.lakes, of_lakes),
+        "frozen lakes": (arguments.lakes, partial(of_lakes, gymnasium_lakes, lake_targets)),
+        "frozen lakes, drawn by the family": (arguments.lakes, partial(of_lakes, family_lakes, lambda _: [])),
     }
     record["yardsticks"] = {}
     for name, (count, measure) in yardsticks.items():
@@ -312,7 +352,7 @@ def show(name: str, summary: dict[str, Any]) -> None:
     for policy, row in summary.get("total_reward", {}).items():
         print(f"  {policy:15} {row['mean']:9.2f}  ({row['low']:.2f} to {row['high']:.2f})")
     for policy, row in summary.get("success_by_attempt", {}).items():
-        print(f"  {policy:15} {' '.join(f'{share:.2f}' for share in row)}")
+        print(f"  {policy:21} {' '.join(f'{share:.2f}' for share in row)}")
     for policy, value in summary.get("published", {}).items():
         print(f"  published: {policy:15} {value}")
     for row in summary["targets"]:

@@ -6,9 +6,12 @@ step, and only then is the old state removed: whatever the moment of a kill, the
 that is whole. Nothing is pickled.
 """
 
+import dataclasses
 import fcntl
+import functools
 import hashlib
 import json
+import logging
 import os
 import shutil
 import weakref
@@ -86,6 +89,25 @@ def read(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
                 raise
         else:
             return unpack(data, path), manifest
+
+
+def known(settings: type, saved: Mapping[str, Any], where: Path) -> dict[str, Any]:
+    """Of the settings saved in `where`, those that the dataclass `settings` has.
+
+    The others, which a later version dropped or an earlier one has not yet, are ignored, and said once for each folder
+    as a warning of the logger "fifteen". For settings that say how to go on, not for those that say what weights mean.
+    """
+    fields = {field.name for field in dataclasses.fields(settings)}
+    if ignored := {name: value for name, value in saved.items() if name not in fields}:
+        _say_ignored(where, settings.__name__, ", ".join(f"{name} = {value!r}" for name, value in ignored.items()))
+    return {name: value for name, value in saved.items() if name in fields}
+
+
+@functools.cache  # a fleet or a life reads one folder many times
+def _say_ignored(where: Path, settings: str, ignored: str) -> None:
+    logging.getLogger("fifteen").warning(
+        "%s was saved with %s, which the %s of this version of Fifteen does not have: ignored", where, ignored, settings
+    )
 
 
 def pack(arrays: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> bytes:

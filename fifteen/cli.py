@@ -18,7 +18,7 @@ from rich.table import Table
 import fifteen
 from fifteen.checkpoint import read
 from fifteen.commands import Demo, Evaluate, Exam, Info, Jobs, Live, School, Sleep, Work
-from fifteen.config import SchoolConfig, SleepConfig
+from fifteen.config import SchoolConfig
 from fifteen.days import resume_fleet, run_fleet, run_live
 from fifteen.demo import run_demo
 from fifteen.errors import FifteenError, RunError
@@ -28,10 +28,8 @@ from fifteen.fleet import slug
 from fifteen.jobs.registry import jobs, open_job
 from fifteen.learner import SHIPPED, Learner
 from fifteen.log import RECENT, Sink, TensorBoardSink, WorkLog, number
-from fifteen.nights import night
+from fifteen.night_command import run_sleep
 from fifteen.report import flat, write_index, write_report
-from fifteen.sleeping import SleepProgress
-from fifteen.store import Store
 from fifteen.terminal import SchoolView, TerminalSink
 
 DEFAULT_STEPS = 20_000
@@ -63,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 folder = command.run or _default_folder("life")
                 return run_live(command, _parent(command), DEFAULT_STEPS, folder, console)
             case Sleep():
-                return _sleep(command, console)
+                parent = None if command.parent is None else fifteen.load(_place(command.parent))
+                return run_sleep(command, parent, command.out or _default_folder("slept"), console)
             case Evaluate():
                 return _evaluate(command, console)
             case Exam():
@@ -252,47 +251,6 @@ def _say_end(log: WorkLog, run: Path, resumable: Path, console: Console) -> int:
         highlight=False,
     )
     return 130
-
-
-def _sleep(command: Sleep, console: Console) -> int:
-    if not command.runs:
-        raise RunError("no run given. Name the folders of a day's runs: fifteen sleep runs/a runs/b")
-    folder = command.out or _default_folder("slept")
-    parent = None if command.parent is None else fifteen.load(_place(command.parent))
-    console.print("reading what was lived; the first minute goes into compiling", style="dim")
-
-    def tell(progress: SleepProgress) -> None:
-        losses = ", ".join(f"{job} {number(loss)}" for job, loss in progress.losses.items())
-        console.print(f"{progress.step:,} of {progress.steps:,}; distance to the teachers: {losses}", highlight=False)
-
-    with Store(command.store) as store:
-        slept = night(
-            command.runs,
-            store,
-            parent=parent,
-            seed=command.seed,
-            config=SleepConfig(steps=command.steps),
-            callback=tell,
-        )
-    slept.learner.save(folder)
-    for run, reason in slept.left_out:
-        console.print(f"left out: {run}: {reason}", style="yellow", highlight=False)
-    if slept.older:
-        console.print(f"rehearsed from earlier days: {', '.join(slept.older)}", highlight=False)
-    if command.episodes:
-        table = Table(box=None, header_style="dim", pad_edge=False)
-        for name in ("Job", "by day", "after the night"):
-            table.add_column(name)
-        for run, job in zip(slept.took_part, slept.jobs, strict=True):
-            config = json.loads((Path(run) / "config.json").read_text(encoding="utf-8"))["settings"]
-            attempts: dict[str, Any] = dict(episodes=command.episodes, seed=command.seed, kwargs=config["kwargs"])
-            by_day, after = (
-                fifteen.evaluate(one, config["job"], **attempts).mean for one in (fifteen.load(run), slept.learner)
-            )
-            table.add_row(job, number(by_day), number(after))
-        console.print(table)
-    console.print(f"learner: {folder}", soft_wrap=True, highlight=False)
-    return 0
 
 
 def _evaluate(command: Evaluate, console: Console) -> int:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from fifteen.assignments import Transport
 from fifteen.config import Learn, SchoolConfig, Size, SleepConfig
 
 _Positional = tyro.conf.Positional
@@ -70,6 +71,8 @@ class Work:
     """Several instances at the same time, one on each job; where there are more than jobs, in turn."""
     deadline: Annotated[float | None, _shown("SECONDS", "(default: none)")] = None
     """For several instances: who is not done by then is left out by name."""
+    transport: Annotated[Transport | None, _shown("{processes,ray,vectorised}", "(default: processes)")] = None
+    """For several instances: a process for each, a task of Ray for each, or all in this process (JAX-native jobs)."""
     address: Annotated[str | None, _shown("ADDRESS", "(default: processes on this machine)")] = None
     """For several instances: of a cluster of Ray, or "local" for Ray on this machine."""
 
@@ -98,14 +101,16 @@ class Sleep:
     """Folders of `fifteen work --run`, of instances of one parent."""
     store: Annotated[Path, _shown("DIR", "(default: store)")] = Path("store")
     """What all instances of all days lived through; made if missing."""
+    weights_only: bool = False
+    """Merge the weights alone: neither runs' experience nor the store is read. The runs may be saved learners."""
     parent: Annotated[Path | None, _shown("PATH", "(default: what the first run began as)")] = None
     """The learner that all instances began as, or "shipped"."""
     out: Annotated[Path | None, _shown("DIR", "(default: runs/slept-TIME)")] = None
-    """Where the learner is saved."""
+    """Where the learner, the night and its report are saved. Where it holds an unfinished night, that one goes on."""
     steps: int = SleepConfig.steps
     """Updates of the night."""
     episodes: Annotated[int, _shown("N", "(default: 20; 0: none)")] = 20
-    """Attempts at every job of the day, of the instance and of the sleeper, to compare."""
+    """Attempts at every job of the parent, of the instance and of the one learner, to compare."""
     seed: int = 0
     """Seed of the night and of these attempts."""
 

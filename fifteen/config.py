@@ -11,7 +11,11 @@ Learn = Literal["context", "weights", "both"]
 
 @dataclass(frozen=True)
 class MindConfig:
-    """Shape of the network. It is part of a checkpoint: weights fit one MindConfig only."""
+    """Shape of the network. It is part of a checkpoint: weights fit one MindConfig only.
+
+    So a saved field that this version does not know is an error that names it: without it the same weights would
+    compute something else, and nothing would say so.
+    """
 
     slots: int = 64  # sensor values in a percept
     width: int = 64  # features between layers
@@ -42,7 +46,11 @@ SIZES: dict[str, MindConfig] = {
 
 @dataclass(frozen=True)
 class WorkConfig:
-    """How a learner learns on the job. The same for every job: nothing here is chosen per job."""
+    """How a learner learns on the job. The same for every job: nothing here is chosen per job.
+
+    It is part of a checkpoint. A saved field that this version does not know is ignored, and said
+    (`checkpoint.known`): weights and memory mean the same without it, only how they go on is this version's.
+    """
 
     discount: float = 0.99  # per step, v_now
     attempt_discount: float = 0.93  # per attempt boundary, v_later
@@ -55,7 +63,10 @@ class WorkConfig:
     warmup: int = 200  # rows before the first update
     learning_rate: float = 1e-3
     adam_b2: float = 0.999
-    easing: int = 0  # updates before decisions begin to change, and over which they come to change at the full rate
+    # Senses and memory stay as the parent's, and only what reads them learns: a memory that was schooled over whole
+    # lifetimes does not survive updates on short sequences.
+    steady: bool = False
+    loyalty: float = 0.0  # updates for which the parent's policy counts in what is improved upon, where steady
     max_gradient: float = 10.0  # clip of the global gradient norm
     anchor_decay: float = 1e-2  # decoupled L2 toward the initial weights, times the learning rate
     target_rate: float = 0.1  # slow averaging of the target network, per update
@@ -64,6 +75,8 @@ class WorkConfig:
     prediction_weight: float = 0.1
     reward_quantile: float = 0.95  # of |discounted return|: the unit in which returns are learned
     scale_decay: float = 1e-4  # forgetting of that quantile's histogram, per step
+    statistics_span: float = 100_000.0  # observations after which the statistics are exponential averages
+    watchful: bool = False  # statistics of sensors that have been moved begin anew
     inherited: float = 1_000.0  # observations that the statistics of earlier lifetimes count for when a new one begins
     # Correlations from step to step of the noise that draws the actions; together nearly pink noise.
     noise_memory: tuple[float, ...] = (0.5, 0.9, 0.98)
@@ -78,16 +91,29 @@ class WorkConfig:
 
         What imitates a teacher spreads its choices as its doubts are spread; to be twice as sure costs less.
         Their values are those of school's families. Until they have found the job's own, what they advise would spoil
-        the policy. A lifetime's statistics begin anew, as all did in school.
+        the policy. A lifetime's statistics begin anew, as all did in school, and are never much older than they were
+        there: they would not notice that the job has changed.
         """
-        return replace(self.on_policy(), sharpness=2.0, easing=5_000, inherited=0.0)
+        return replace(
+            self.on_policy(),
+            sharpness=2.0,
+            steady=True,
+            loyalty=300.0,
+            inherited=0.0,
+            statistics_span=1_000.0,
+            watchful=True,
+        )
 
 
 @dataclass(frozen=True)
 class SchoolConfig:
-    """How a learner is schooled. The same for every family."""
+    """How a learner is schooled. The same for every family.
 
-    lifetimes: int = 912  # at once, over all families
+    An unfinished school is saved with it, and goes on under the same settings only. A saved field that this version
+    does not know is ignored, and said (`checkpoint.known`): nobody could set it, and weeks of schooling would be lost.
+    """
+
+    lifetimes: int = 800  # at once, over all families
     # For one lifetime in a family whose teacher knows, as many where it has to find out: there is more to imitate.
     explored: int = 4
     rollout: int = 64  # ticks between two rounds of learning
@@ -114,7 +140,11 @@ class SchoolConfig:
 
 @dataclass(frozen=True)
 class SleepConfig:
-    """How a night goes. The same for every job."""
+    """How a night goes. The same for every job.
+
+    A life is saved with it, and goes on under the same settings only. A saved field that this version does not know is
+    ignored, and said (`checkpoint.known`): nights that are done stay, and those to come are this version's.
+    """
 
     steps: int = 2_000  # updates
     batch: int = 4  # sequences of every job in an update

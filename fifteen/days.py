@@ -6,7 +6,7 @@ lived stays in the one store of all days. Nothing tells the learner which day or
     life.json                  the plan: the days, and what the nights that are done came to
     learner/                   the learner after the last night
     store/                     what all instances of all days lived through
-    day-001/                   the fleet of the first day
+    day-001/                   the fleet of the first day, and its night
 """
 
 import dataclasses
@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fifteen.checkpoint import FolderLock, atomic_write
+from fifteen.checkpoint import FolderLock, atomic_write, known
 from fifteen.config import SleepConfig
 from fifteen.errors import RunError
 from fifteen.fleet import PLAN as FLEET
 from fifteen.fleet import Assignment, Event, FleetConfig, Record, Round, deploy, go_on
 from fifteen.interrupting import interruptible
 from fifteen.learner import Learner, load
+from fifteen.log import duration
 from fifteen.nights import night
 from fifteen.report import write_index, write_report
 from fifteen.sleeping import SleepProgress
@@ -72,8 +73,8 @@ def live(
 
     days: of each, what its instances do. folder: where it holds such a life, that one goes on from where it was last
     saved, with the parent it had; days that have not begun may be others then. seed: of the nights. callback(day,
-    event): days count from 1. Ctrl-C and SIGTERM let the instances save; a night that is interrupted begins again. A
-    day that nobody finished has no night. Raises RunError where it cannot begin, CheckpointError where nothing can be
+    event): days count from 1. Ctrl-C and SIGTERM let the instances, or the night, save. A day that nobody
+    finished has no night. Raises RunError where it cannot begin, CheckpointError where nothing can be
     written.
     """
     folder = Path(folder)
@@ -90,8 +91,9 @@ def live(
                 raise RunError(
                     f"{folder} holds a life whose first {begun} days were others: leave them, or give another"
                 )
-            if plan["settings"] != settings:
-                raise RunError(f"{folder} holds a life with {plan['settings']}, not {settings}: give another folder")
+            theirs = {**plan["settings"], "sleep": known(SleepConfig, plan["settings"]["sleep"], folder)}
+            if theirs != settings:
+                raise RunError(f"{folder} holds a life with {theirs}, not {settings}: give another folder")
             plan["days"] = listed
         else:
             parent.save(folder / "learner")
@@ -131,27 +133,30 @@ def _day(
         return Day((), tuple(left_out), restarted, (), (), "no instance finished"), False
     with interruptible() as interrupted, Store(folder / "store") as store:
 
-        def tell(progress: SleepProgress) -> None:
-            if interrupted.is_set():
-                raise _Interrupted
+        def tell(progress: SleepProgress) -> None:  # what the callback answers stops nothing
             if callback is not None:
                 callback(progress)
 
         try:
             parent = load(place / "parent")
-            slept = night(worked.took_part, store, parent=parent, seed=seed + number, config=sleep, callback=tell)
-        except _Interrupted:
-            return None, True
+            slept = night(
+                worked.took_part,
+                store,
+                parent=parent,
+                seed=seed + number,
+                config=sleep,
+                run=place / "night",
+                stopped=interrupted,
+                callback=tell,
+            )
         except RunError as error:  # nobody whose learning can be used: the parent stays
             return Day((), tuple(left_out), restarted, (), (), str(error)), interrupted.is_set()
+        if slept.interrupted:
+            return None, True
         slept.learner.save(folder / "learner")
     left_out += [(Path(run).name, f"by the night: {why}") for run, why in slept.left_out]
     names = tuple(Path(run).name for run in slept.took_part)
     return Day(names, tuple(left_out), restarted, slept.jobs, slept.older, ""), interrupted.is_set()
-
-
-class _Interrupted(Exception):
-    """A night is given up: it begins again."""
 
 
 def _life(folder: Path, plan: Mapping[str, Any], interrupted: bool) -> Life:
@@ -260,6 +265,11 @@ def run_fleet(command: "Work", parent: Learner, steps: int, folder: Path, consol
         jobs = [command.jobs[n % len(command.jobs)] for n in range(number)]
         assignments = [Assignment(job, **{**defaults, "seed": command.seed + n}) for n, job in enumerate(jobs)]
         config = FleetConfig()
+    if command.transport is not None:
+        address = config.address if command.transport == "ray" else None
+        config = dataclasses.replace(config, transport=command.transport, address=address)
+    if command.address is not None and command.transport not in (None, "ray"):
+        raise RunError(f"--address is one of a Ray cluster, --transport {command.transport} has none: drop one of them")
     if command.address is not None:
         address = None if command.address == "local" else command.address
         config = dataclasses.replace(config, transport="ray", address=address)
@@ -282,8 +292,11 @@ def run_live(command: "Live", parent: Learner, steps: int, folder: Path, console
     def told(day: int, event: Event | SleepProgress) -> None:
         if isinstance(event, Event):
             tell(event, f"day {day}: ")
-        else:
-            console.print(f"night {day}: {event.step:,} of {event.steps:,}", highlight=False)
+        elif event.step == event.steps or event.step % max(1, event.steps // 10) == 0:
+            left = "" if event.seconds_left is None else f", {duration(event.seconds_left)} left"
+            losses = ", ".join(f"{job} {loss:.3g}" for job, loss in event.losses.items())
+            line = f"night {day}: {event.step:,} of {event.steps:,}{left}; distance to the teachers: {losses}"
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     life = live(parent, days, folder, seed=command.seed, fleet=fleet, sleep=sleep, callback=told)
     for number, day in enumerate(life.days, start=1):

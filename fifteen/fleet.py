@@ -1,9 +1,10 @@
-"""A fleet: several instances of one parent at work on several jobs, each in a process of its own.
+"""A fleet: several instances of one parent at work on several jobs, each in a process of its own or all in one.
 
 Every instance is a run of `fifteen.work` in a folder of its own; the fleet watches over them. An instance tells how it
 stands through files: `beat` holds its step and changes while it works, `ended.json` says how it ended. So all
 transports are watched in the same way, and one only has to begin a process, stop it and say that it is gone. An
-instance whose process dies or hangs begins again where it was last saved (`fifteen.resume`).
+instance whose process dies or hangs begins again where it was last saved (`fifteen.resume`). The instances of the
+transport "vectorised" work in this process, and there is nothing to watch.
 
     fleet.json                 the plan: assignments, settings, and how every instance ended
     parent/                    what all instances begin as
@@ -17,17 +18,19 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, final, get_args
+from typing import Any, Literal, NamedTuple, final
 
 import jax.numpy as jnp
 import numpy as np
 
+from fifteen.assignments import Assignment, FleetConfig
 from fifteen.checkpoint import FolderLock, atomic_write
-from fifteen.config import Learn
 from fifteen.errors import RunError
-from fifteen.fleet_transports import Processes, Ray, Transport
+from fifteen.fleet_member import Task
+from fifteen.fleet_transports import Processes, Ray, Transport, cores
+from fifteen.fleet_vectorised import work_together
 from fifteen.interrupting import interruptible
 from fifteen.learner import Learner, load
 
@@ -35,61 +38,6 @@ PLAN = "fleet.json"
 POLL_S = 0.1
 GRACE_S = 5.0  # for an instance that is told to stop, to save what it learned
 NOTED_S = 5.0  # between two notes of how long the round has lasted
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """What one instance is to do. As the arguments of `fifteen.work`."""
-
-    job: str  # an id, or "module:factory": another process has to find it
-    steps: int  # environment steps of all streams together
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-    seed: int = 0
-    learn: Learn = "both"
-    num_envs: int = 1
-
-    def __post_init__(self):
-        """Raises RunError for what cannot be an assignment. Whether there is such a job shows when it begins."""
-        if not isinstance(self.job, str) or not self.job:
-            raise RunError(f"the job of an assignment is an id or 'module:factory', got {self.job!r}")
-        for name, least in (("steps", 1), ("seed", 0), ("num_envs", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise RunError(f"{name} of the assignment to {self.job} must be an integer >= {least}, got {value!r}")
-        if self.learn not in get_args(Learn):
-            raise RunError(
-                f"learn of the assignment to {self.job} is {self.learn!r}, expected one of {get_args(Learn)}"
-            )
-        try:
-            json.dumps(dict(self.kwargs))
-        except (TypeError, ValueError) as error:
-            raise RunError(
-                f"the kwargs {self.kwargs!r} of {self.job} are not JSON ({error}): use plain values"
-            ) from error
-
-
-@dataclass(frozen=True)
-class FleetConfig:
-    """How a fleet is run. None of it changes what an instance learns in its steps."""
-
-    transport: Literal["processes", "ray"] = "processes"
-    address: str | None = None  # of a Ray cluster; None: Ray on this machine
-    workers: int | None = None  # instances at the same time, one core each; None: one for each core
-    patience_s: float = 300.0  # without a beat (one comes every 8 steps of a job) an instance hangs; compiling counts
-    deadline_s: float | None = None  # of the round: who is not done by then is late; None: all are waited for
-    restarts: int = 2  # of an instance whose process died or hung
-
-    def __post_init__(self):
-        if self.transport not in ("processes", "ray"):
-            raise RunError(f"the transport is {self.transport!r}, expected 'processes' or 'ray'")
-        if self.address is not None and self.transport != "ray":
-            raise RunError(f"the address {self.address!r} is one of a Ray cluster: add transport='ray'")
-        for name, least in (("workers", 1), ("patience_s", 1e-3), ("deadline_s", 1e-3), ("restarts", 0)):
-            value = getattr(self, name)
-            kinds = (int, float) if name.endswith("_s") else (int,)
-            wrong = type(value) not in kinds or value < least
-            if wrong and not (value is None and name in ("workers", "deadline_s")):
-                raise RunError(f"{name} of a fleet must be a number >= {least:g}, whole where it counts, got {value!r}")
 
 
 class Event(NamedTuple):
@@ -163,6 +111,12 @@ def deploy(
                 raise RunError(f"{folder} holds a fleet with other assignments: give another folder, or those")
             if not np.array_equal(np.asarray(load(folder / "parent").state.weights), np.asarray(parent.state.weights)):
                 raise RunError(f"{folder} holds a fleet of another parent: give another folder, or that parent")
+            before = plan["config"]["transport"]
+            if before != config.transport and "vectorised" in (before, config.transport):
+                raise RunError(
+                    f"{folder} holds a fleet with the transport {before!r}, whose runs the transport "
+                    f"{config.transport!r} cannot go on with: keep it, or give another folder"
+                )
             plan["config"] = dataclasses.asdict(config)
         else:
             state = parent.state._replace(anchor=jnp.copy(parent.state.weights))
@@ -179,7 +133,11 @@ def deploy(
                 "instances": [{"name": name, **fresh} for name in names],
                 "seconds": 0.0,
             }
-        interrupted = _Supervisor(folder, plan, config, callback).run() if _open(plan) else False
+        interrupted = False
+        if _open(plan):
+            notes = _Notes(folder, plan, callback)
+            here = config.transport == "vectorised"
+            interrupted = _together(folder, notes, config) if here else _Supervisor(folder, notes, config).run()
         return _round(folder, plan, interrupted)
 
 
@@ -235,16 +193,76 @@ class _Running:
 
 
 @final
+class _Notes:
+    """How the instances stand, in the plan and to the caller."""
+
+    def __init__(self, folder: Path, plan: dict[str, Any], callback: Callable[[Event], Any] | None):
+        self.folder, self.plan, self._callback = folder, plan, callback
+        self._before, self._began, self._noted = plan["seconds"], time.monotonic(), 0.0
+
+    @property
+    def seconds(self) -> float:
+        return self._before + time.monotonic() - self._began
+
+    def write(self) -> None:
+        self._noted = time.monotonic()
+        self.plan["seconds"] = round(self.seconds, 3)
+        atomic_write(self.folder / PLAN, json.dumps(self.plan, indent=1).encode())
+
+    def write_now_and_then(self) -> None:
+        if time.monotonic() - self._noted > NOTED_S:
+            self.write()
+
+    def begun(self, number: int) -> None:
+        instance = self.plan["instances"][number]
+        what, why = ("restarted", instance["reason"]) if instance["restarts"] else ("begun", "")
+        self._tell(number, what, why)
+        self.write()
+
+    def stands(self, number: int, steps: int) -> None:
+        self.plan["instances"][number]["steps"] = steps
+
+    def ended(self, number: int, how: Literal["finished", "late", "hung", "failed"], why: str) -> None:
+        self.plan["instances"][number] |= {"ended": how, "reason": why}
+        self.write()
+        self._tell(number, how, why)
+
+    def late(self, deadline: float) -> None:
+        for number in _open(self.plan):
+            self.ended(number, "late", f"not done after the {deadline:g} s of the round")
+
+    def _tell(self, number: int, what: Any, why: str) -> None:
+        if self._callback is not None:
+            self._callback(Event(self.plan["instances"][number]["name"], what, why))
+
+
+def _together(folder: Path, notes: _Notes, config: FleetConfig) -> bool:
+    """The round in this process, until all have ended; or True where it was interrupted."""
+    deadline = config.deadline_s or float("inf")
+    tasks = [
+        Task(n, notes.plan["assignments"][n], folder / notes.plan["instances"][n]["name"]) for n in _open(notes.plan)
+    ]
+    with interruptible() as interrupted:
+
+        def stop() -> bool:
+            notes.write_now_and_then()
+            return notes.seconds > deadline or interrupted.is_set()
+
+        work_together(tasks, folder / "parent", notes, stop, config.workers or len(cores()))
+        if not interrupted.is_set():
+            notes.late(deadline)
+        notes.write()
+        return interrupted.is_set() and bool(_open(notes.plan))
+
+
+@final
 class _Supervisor:
-    def __init__(
-        self, folder: Path, plan: dict[str, Any], config: FleetConfig, callback: Callable[[Event], Any] | None
-    ):
-        self._folder, self._plan, self._config, self._callback = folder, plan, config, callback
+    def __init__(self, folder: Path, notes: _Notes, config: FleetConfig):
+        self._folder, self._notes, self._plan, self._config = folder, notes, notes.plan, config
         self._transport: Transport = (
             Ray(config.workers, config.address) if config.transport == "ray" else Processes(config.workers)
         )
         self._running: list[_Running] = []
-        self._before, self._began, self._noted = plan["seconds"], time.monotonic(), 0.0
 
     def run(self) -> bool:
         """Until all have ended; or True where it was interrupted."""
@@ -253,36 +271,25 @@ class _Supervisor:
         try:
             with interruptible() as interrupted:
                 while waiting or self._running:
-                    if self._seconds > deadline or interrupted.is_set():
+                    if self._notes.seconds > deadline or interrupted.is_set():
                         self._halt()
                         if interrupted.is_set():
                             return True
-                        for number in _open(self._plan):
-                            self._end(number, "late", f"not done after the {deadline:g} s of the round")
+                        self._notes.late(deadline)
                         return False
                     free = set(range(self._transport.slots)) - {one.slot for one in self._running}
                     while free and waiting:
                         self._begin(waiting.pop(0), free.pop())
                     for one in tuple(self._running):
                         self._look_at(one, waiting)
-                    if time.monotonic() - self._noted > NOTED_S:
-                        self._write()
+                    self._notes.write_now_and_then()
                     time.sleep(POLL_S)
                 return interrupted.is_set()
         finally:
             for one in self._running:
                 self._transport.kill(one.handle)
-            self._write()
+            self._notes.write()
             self._transport.close()
-
-    @property
-    def _seconds(self) -> float:
-        return self._before + time.monotonic() - self._began
-
-    def _write(self) -> None:
-        self._noted = time.monotonic()
-        self._plan["seconds"] = round(self._seconds, 3)
-        atomic_write(self._folder / PLAN, json.dumps(self._plan, indent=1).encode())
 
     def _begin(self, number: int, slot: int) -> None:
         instance = self._plan["instances"][number]
@@ -298,9 +305,7 @@ class _Supervisor:
         }
         handle = self._transport.begin(told, slot)
         self._running.append(_Running(number, slot, handle, b"", time.monotonic()))
-        what, why = ("restarted", instance["reason"]) if instance["restarts"] else ("begun", "")
-        self._tell(number, what, why)
-        self._write()
+        self._notes.begun(number)
 
     def _look_at(self, one: _Running, waiting: list[int]) -> None:
         how = self._transport.gone(one.handle)
@@ -320,7 +325,7 @@ class _Supervisor:
             instance["reason"] = why
             waiting.insert(0, one.number)
         else:
-            self._end(one.number, ended, f"{why}, after {instance['restarts']} restarts")
+            self._notes.ended(one.number, ended, f"{why}, after {instance['restarts']} restarts")
 
     def _heard_from(self, one: _Running) -> bool:
         """Whether the beat has changed since it was last looked at."""
@@ -336,9 +341,9 @@ class _Supervisor:
         text = _read(self._folder / "watch" / self._plan["instances"][one.number]["name"] / "ended.json")
         ended = json.loads(text) if text else {}
         if "failed" in ended:
-            self._end(one.number, "failed", ended["failed"])
+            self._notes.ended(one.number, "failed", ended["failed"])
         elif ended.get("reason") == "steps":
-            self._end(one.number, "finished", "")
+            self._notes.ended(one.number, "finished", "")
         return "failed" in ended or ended.get("reason") == "steps"
 
     def _halt(self) -> None:
@@ -354,15 +359,6 @@ class _Supervisor:
             self._heard_from(one)
             self._has_ended(one)
         self._running.clear()
-
-    def _end(self, number: int, ended: Literal["finished", "late", "hung", "failed"], why: str) -> None:
-        self._plan["instances"][number] |= {"ended": ended, "reason": why}
-        self._write()
-        self._tell(number, ended, why)
-
-    def _tell(self, number: int, what: Any, why: str) -> None:
-        if self._callback is not None:
-            self._callback(Event(self._plan["instances"][number]["name"], what, why))
 
 
 def _read(path: Path) -> bytes:

@@ -122,7 +122,7 @@ class Processes:
     """Processes on this machine, begun afresh (not forked), each on a core of its own. They end with this one."""
 
     def __init__(self, workers: int | None):
-        self._cores = _cores()
+        self._cores = cores()
         self.slots = workers or len(self._cores)
 
     def begin(self, told: dict[str, Any], slot: int) -> subprocess.Popen:
@@ -195,7 +195,7 @@ class Ray:
         self._own = not self._ray.is_initialized()
         if self._own:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent unless the user wants it
-            here = {"num_cpus": workers or len(_cores()), "include_dashboard": False} if self._local else {}
+            here = {"num_cpus": workers or len(cores()), "include_dashboard": False} if self._local else {}
             try:
                 self._ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **here)
             except (ConnectionError, ValueError, RuntimeError) as error:
@@ -205,8 +205,8 @@ class Ray:
         self._task = self._ray.remote(num_cpus=1, max_retries=0, max_calls=1)(instance)
 
     def begin(self, told: dict[str, Any], slot: int) -> Any:
-        cores = _cores()
-        core = cores[slot % len(cores)] if self._local else None  # elsewhere nobody here knows which is free
+        own = cores()
+        core = own[slot % len(own)] if self._local else None  # elsewhere nobody here knows which is free
         here = {"jax": _told_jax(), "path": _path()} if self._local else {"jax": {}, "path": []}
         return self._task.remote({**told, "core": core, **here})
 
@@ -231,7 +231,7 @@ class Ray:
             self._ray.shutdown()
 
 
-def _cores() -> list[int]:
+def cores() -> list[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))

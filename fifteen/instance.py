@@ -3,7 +3,8 @@
 Nothing here is keyed by job or reset by a boundary: statistics and memory follow the stream of experience.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +17,10 @@ from fifteen.model import Model, expected_value
 
 _SCALE_BINS = 256
 _SCALE_LOG10 = (-12.0, 12.0)
+_RECENT = 0.05  # rate of a sensor's recent mean
+_MOVED, _ALL_MOVED = 4.0, 6.0  # standard deviations between a sensor's mean and its recent one
+_SETTLED = 100.0  # observations before which a sensor cannot have been moved
 _SENSOR_CLIP = 8.0  # standard deviations
-_COUNT_CAP = 100_000.0  # observations after which the statistics become slow exponential averages
 
 
 class Statistics(NamedTuple):
@@ -26,6 +29,8 @@ class Statistics(NamedTuple):
     count: Array  # float32[]
     mean: Array  # float32[slots]
     variance: Array  # float32[slots]
+    age: Array  # float32[slots], observations since the sensor's statistics began
+    recent: Array  # float32[slots], mean of about the last 20
     reward_square: Array  # float32[], mean of r^2
     histogram: Array  # float32[256] of log10 |discounted return|, slowly forgotten
 
@@ -42,7 +47,18 @@ class Instance(NamedTuple):
 
 
 def new_statistics(slots: int) -> Statistics:
-    return Statistics(jnp.zeros(()), jnp.zeros(slots), jnp.ones(slots), jnp.zeros(()), jnp.zeros(_SCALE_BINS))
+    nothing = jnp.zeros(slots)
+    return Statistics(jnp.zeros(()), nothing, jnp.ones(slots), nothing, nothing, jnp.zeros(()), jnp.zeros(_SCALE_BINS))
+
+
+def read_statistics(saved: Mapping[str, Any]) -> Statistics:
+    """Statistics by the names of their fields, as they were saved. KeyError for one that is missing.
+
+    Those of before sensors had an age of their own are read as if all began together.
+    """
+    saved = {name: jnp.asarray(value) for name, value in saved.items()}
+    old = {"age": jnp.full_like(saved["mean"], saved["count"]), "recent": saved["mean"]}
+    return Statistics(**{name: {**old, **saved}[name] for name in Statistics._fields})
 
 
 def new_instance(
@@ -52,7 +68,9 @@ def new_instance(
     kept = jnp.minimum(1.0, work.inherited / jnp.maximum(statistics.count, 1.0))
     key, noise_key = jax.random.split(key)
     return Instance(
-        statistics=statistics._replace(count=statistics.count * kept, histogram=statistics.histogram * kept),
+        statistics=statistics._replace(
+            count=statistics.count * kept, age=statistics.age * kept, histogram=statistics.histogram * kept
+        ),
         memory=jnp.zeros((streams, config.memory_size)),
         trailing=jnp.zeros(streams),
         predicted=jnp.zeros((streams, config.slots + 1)),
@@ -61,24 +79,40 @@ def new_instance(
     )
 
 
-def observe_percepts(statistics: Statistics, vectors: Array, rewards: Array, active: Array) -> Statistics:
-    """Welford's update with a batch: vectors float32[E, slots], rewards float32[E], active bool[E]."""
+def observe_percepts(
+    statistics: Statistics, vectors: Array, rewards: Array, active: Array, work: WorkConfig
+) -> Statistics:
+    """Welford's update with a batch: vectors float32[E, slots], rewards float32[E], active bool[E].
+
+    Where `work.watchful`, a sensor whose recent mean is far from where it used to be has been moved: its statistics
+    begin anew, for together they would describe neither before nor after. Very far, and those of all sensors do.
+    """
     weight = active.astype(jnp.float32)[:, None]  # [E, 1]
     added = jnp.sum(weight)
-    total = jnp.minimum(statistics.count, _COUNT_CAP) + added
+    total = jnp.minimum(statistics.count, work.statistics_span) + added
     share = jnp.where(total > 0, added / jnp.maximum(total, 1.0), 0.0)
     batch_mean = jnp.sum(weight * vectors, axis=0) / jnp.maximum(added, 1.0)
     batch_variance = jnp.sum(weight * (vectors - batch_mean[None]) ** 2, axis=0) / jnp.maximum(added, 1.0)
+    recent = statistics.recent + jnp.where(added > 0, _RECENT, 0.0) * (batch_mean - statistics.recent)
+    age = jnp.minimum(statistics.age, work.statistics_span)
+    if work.watchful:
+        far = jnp.abs(recent - statistics.mean) * jax.lax.rsqrt(statistics.variance + 1e-8)
+        far = jnp.where(age >= _SETTLED, far, 0.0)
+        age = jnp.where((far > _MOVED) | jnp.any(far > _ALL_MOVED), 0.0, age)
+    begins = (age == 0) & (added > 0)
+    own = added / jnp.maximum(age + added, 1.0)  # [slots]
     offset = batch_mean - statistics.mean
-    variance = (1 - share) * statistics.variance + share * batch_variance + share * (1 - share) * offset**2
-    # The first observation says where the sensors are, not how much they vary.
-    variance = jnp.where(statistics.count == 0, jnp.ones_like(variance), variance)
+    variance = (1 - own) * statistics.variance + own * batch_variance + own * (1 - own) * offset**2
     square = jnp.sum(jnp.where(active, rewards, 0.0) ** 2) / jnp.maximum(added, 1.0)
-    return statistics._replace(
+    return Statistics(
         count=total,
-        mean=statistics.mean + share * offset,
-        variance=variance,
+        mean=statistics.mean + own * offset,
+        # The first observation says where the sensors are, not how much they vary.
+        variance=jnp.where(begins, jnp.ones_like(variance), variance),
+        age=age + added,
+        recent=jnp.where(begins, batch_mean, recent),
         reward_square=statistics.reward_square + share * (square - statistics.reward_square),
+        histogram=statistics.histogram,
     )
 
 
@@ -141,7 +175,7 @@ def act(
     """
     active = jax.vmap(layout.active)(frames)
     percepts = jax.vmap(layout.percept)(frames, images)
-    statistics = observe_percepts(instance.statistics, percepts.vector, percepts.reward, active)
+    statistics = observe_percepts(instance.statistics, percepts.vector, percepts.reward, active, work)
     trailing = jnp.where(percepts.first, 0.0, work.discount * instance.trailing) + percepts.reward
     histogram = observe_return(statistics.histogram, jnp.abs(trailing), active, work.scale_decay)
     statistics = statistics._replace(histogram=histogram)

@@ -16,7 +16,7 @@ from fifteen import checkpoint
 from fifteen.compiling import compute_where_asked
 from fifteen.config import SIZES, Learn, MindConfig, Size, WorkConfig
 from fifteen.errors import CheckpointError, RunError
-from fifteen.instance import Statistics, new_statistics
+from fifteen.instance import Statistics, new_statistics, read_statistics
 from fifteen.jobs.faults import usable_reward
 from fifteen.jobs.protocol import Tick
 from fifteen.lived import Lived
@@ -225,7 +225,8 @@ def new(size: Size | MindConfig = "small", seed: int = 0, *, work: WorkConfig | 
 def load(path: str | Path | None = None) -> Learner:
     """A saved learner: the folder it was saved in, or the folder of a run; by default the schooled one that ships.
 
-    Raises CheckpointError if it is missing, foreign, newer, truncated or corrupted.
+    How it works may have a setting that this version does not know: it is ignored, and said. Raises CheckpointError if
+    it is missing, foreign, newer, truncated or corrupted, or if its mind has such a setting.
     """
     folder = SHIPPED if path is None else learner_folder(Path(path))
     return from_arrays(*checkpoint.read(folder), folder)
@@ -245,7 +246,8 @@ def from_arrays(arrays: dict[str, np.ndarray], manifest: dict[str, Any], path: P
     """The learner of a verified checkpoint. Raises CheckpointError where arrays and configuration disagree."""
     compute_where_asked()
     try:
-        config, work = MindConfig(**manifest["mind"]), WorkConfig(**_tuples(manifest["work"]))
+        config = MindConfig(**manifest["mind"])
+        work = WorkConfig(**_tuples(checkpoint.known(WorkConfig, manifest["work"], path)))
         needed = sum(math.prod(shape) for shape in structure(config)[0])
         if arrays["weights"].shape != (needed,):
             raise CheckpointError(
@@ -263,7 +265,8 @@ def from_arrays(arrays: dict[str, np.ndarray], manifest: dict[str, Any], path: P
             advantage_variance=get["advantage_variance"],
             updates=get["updates"],
         )
-        statistics = Statistics(*(get[f"statistics/{name}"] for name in Statistics._fields))
+        prefix = "statistics/"
+        statistics = read_statistics({n.removeprefix(prefix): x for n, x in get.items() if n.startswith(prefix)})
     except (KeyError, TypeError) as error:
         raise CheckpointError(
             f"{path} is a Fifteen checkpoint, but not one of a learner of this version ({error}): use one that "

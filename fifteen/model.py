@@ -203,18 +203,6 @@ def structure(config: MindConfig) -> tuple[tuple[tuple[int, ...], ...], Any]:
     return tuple(leaf.shape for leaf in leaves), tree
 
 
-@functools.cache
-def deciding(config: MindConfig) -> np.ndarray:
-    """Which parameters, bool[P], decisions are made with. The others only read values off the features, or predict."""
-    model = Model(config, np.random.default_rng(0))
-    reading = {"advantage", "advantage_out", "value", "later", "imagine", "imagined"}
-    flags = [
-        np.full(leaf.shape, path[0].name not in reading)  # pyright: ignore[reportAttributeAccessIssue]
-        for path, leaf in jax.tree.leaves_with_path(model)
-    ]
-    return np.concatenate([flag.reshape(-1) for flag in flags])
-
-
 def ravel(model: Model) -> np.ndarray:
     """All parameters of a fresh Model as one vector float32[P]."""
     return np.concatenate([np.asarray(leaf).reshape(-1) for leaf in jax.tree.leaves(model)])

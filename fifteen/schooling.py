@@ -234,8 +234,9 @@ def _resumed(
 ) -> tuple[SchoolState, Grades, float]:
     """State and grades as they were saved, and the seconds that had gone into them."""
     arrays, manifest = checkpoint.read(folder)
-    if manifest.get("settings") != settings:
-        theirs = manifest.get("settings") or {}
+    theirs = manifest.get("settings") or {}
+    theirs = {**theirs, "school": checkpoint.known(SchoolConfig, theirs.get("school", {}), folder)}
+    if theirs != settings:
         differs = [name for name in settings if theirs.get(name) != settings[name]]
         raise checkpoint.CheckpointError(
             f"{folder} holds a school of another configuration ({', '.join(differs)} differ): choose another run "

@@ -7,39 +7,38 @@ rehearsal of older jobs: Traore et al. 2019), kept close to the parent by an L2 
 beats plain replay (Rolnick et al. 2019), and averaging weights keeps about half of what was learned.
 
 A sleeper reads as an instance on its first day would: its memory is empty and its statistics begin with the sequence.
+Instances that may not share what they lived are merged by their weights alone: see `merging`.
 """
 
+import dataclasses
+import hashlib
+import threading
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
 
+from fifteen import lessons as desk
+from fifteen.checkpoint import FolderLock
 from fifteen.config import MindConfig, SleepConfig
+from fifteen.distilling import Study, begin, gradient, learn, picked
 from fifteen.errors import RunError
-from fifteen.frames import Layout
-from fifteen.instance import Statistics, felt_reward, new_statistics, observe_percepts, standardise
+from fifteen.instance import new_statistics
+from fifteen.interrupting import interruptible
 from fifteen.learner import Learner
+from fifteen.lessons import Begun, Lesson
 from fifteen.lived import Lived
-from fifteen.losses import masked_log_softmax, policy_loss
-from fifteen.model import Model, unravel
+from fifteen.merging import merge
 from fifteen.provenance import commit, device
-from fifteen.updating import Batch, LearnerState, optimiser
+from fifteen.updating import LearnerState, optimiser
 
-
-class Dream(NamedTuple):
-    """Sequences of one job and what its teacher says of them: n sequences of T rows."""
-
-    batch: Batch
-    sensors: Array  # float32[n, T, slots], standardised as on a first day
-    felt: Array  # float32[n, T], rewards, likewise
-    policy: Array  # float32[n, T, M, B], probabilities
-    value: Array  # float32[n, T, M, B, Z], probabilities of the categorical action values
+SAVE_EVERY_S = 20.0
+_REPORTS = 100  # calls of the callback in a night
 
 
 class SleepProgress(NamedTuple):
@@ -47,7 +46,11 @@ class SleepProgress(NamedTuple):
 
     step: int  # updates done
     steps: int
-    losses: dict[str, float]  # by job: cross-entropy to the teacher's policy beyond the teacher's own entropy
+    losses: dict[str, float]  # by job: cross-entropy to the teacher's policy beyond the teacher's own entropy, nats
+    seconds_left: float | None = None  # None: not known yet
+
+
+Callback = Callable[[SleepProgress], Any]
 
 
 def sleep(
@@ -55,51 +58,73 @@ def sleep(
     *,
     parent: Learner | None = None,
     older: Sequence[Lived] = (),
+    weights_only: bool = False,
     seed: int = 0,
     config: SleepConfig | None = None,
-    callback: Callable[[SleepProgress], Any] | None = None,
+    run: str | Path | None = None,
+    stopped: threading.Event | None = None,
+    callback: Callback | None = None,
 ) -> Learner:
     """One learner out of several that began as the same one and worked on different jobs. None of them is changed.
 
     instances: each with what it lived (`Learner.lived`, which `fifteen.work` leaves). parent: what they began as; by
     default what their weights say it was. older: what was lived on earlier days, rehearsed with the parent as its
-    teacher. callback: called after every tenth of the night; a true answer ends it. Returns the sleeper. Raises
-    RunError, before anything is computed, where there is no instance, where they have different parents or sizes,
-    where one has weights that are not finite, or where nothing was lived.
+    teacher. weights_only: merge the weights and read nothing that was lived; there need be nothing. callback: called
+    about a hundred times in a night; a true answer stops it.
+
+    run: a folder in which the night is saved every 20 s and when callback, Ctrl-C or SIGTERM stop it. Where it holds
+    the night of these instances, parent, seed and config, that one goes on, exactly, with the lessons that it has.
+    stopped: for a caller who catches Ctrl-C itself: stops the night once it is set.
+    Returns the sleeper; of a night that was stopped, what it came to: `steps_done` in the last of
+    `provenance["slept"]` tells.
+
+    Raises RunError, before anything is computed, where there is no instance, where they have different parents or
+    sizes, where one has weights that are not finite, or where nothing was lived; CheckpointError where `run` holds
+    another night or cannot be written.
     """
     config = config or SleepConfig()
     origin = _origin(instances, parent)
-    lessons = [(lived, one.state.weights, False) for one in instances for lived in one.lived.values()]
-    if not lessons:
-        raise RunError(
-            "nothing was lived: the instances have no experience; let them work with learn='weights' or 'both', or "
-            "with a run folder"
-        )
-    lessons += [(lived, origin, True) for lived in older]
-    mind = instances[0].config
     began = time.monotonic()
-    dreams = [_dream(weights, lived, mind, first_day) for lived, weights, first_day in lessons]
-    weights = _night(origin, [lived for lived, *_ in lessons], dreams, mind, config, seed, callback)
-    work = instances[0].work_config
-    state = LearnerState(
-        weights=weights,
-        target=jnp.copy(weights),
-        anchor=jnp.copy(weights),
-        optimiser=optimiser(work).init(weights),
-        advantage_variance=jnp.mean(jnp.stack([one.state.advantage_variance for one in instances])),
-        updates=jnp.zeros((), jnp.int32),
-    )
-    told = {
-        "jobs": [lived.job for lived, *_ in lessons],
+    if weights_only:
+        if older or run is not None:
+            raise RunError("weights_only reads nothing that was lived and takes no time: drop `older` and `run`")
+        weights = _merged(origin, instances)
+        told = {"jobs": [last_job(one) for one in instances], "weights_only": True}
+    else:
+        folder = None if run is None else Path(run)
+        begun, weights = _night(origin, instances, older, config, seed, folder, stopped, callback)
+        told = {"jobs": list(begun.jobs), "older": list(begun.older), "steps": config.steps, "steps_done": begun.step}
+        began -= begun.seconds
+    told |= {
         "instances": len(instances),
         "seconds": round(time.monotonic() - began, 1),
         "device": device(),
         "commit": commit(),
         "seed": seed,
     }
-    before = parent.provenance if parent is not None else instances[0].provenance
+    first = instances[0]
+    before = parent.provenance if parent is not None else first.provenance
     provenance = {**before, "slept": [*before.get("slept", []), told]}
-    return Learner(mind, state, new_statistics(mind.slots), work=work, provenance=provenance)
+    variance = jnp.mean(jnp.stack([one.state.advantage_variance for one in instances]))
+    return _with_weights(first, weights, variance, provenance)
+
+
+def began_as(instance: Learner) -> Learner:
+    """The parent of an instance as far as its weights say it: no statistics, nothing learned on the job."""
+    return _with_weights(instance, instance.state.anchor, jnp.ones(()), {})
+
+
+def _with_weights(like: Learner, weights: Array, advantage_variance: Array, provenance: dict[str, Any]) -> Learner:
+    work = like.work_config
+    state = LearnerState(
+        weights=weights,
+        target=jnp.copy(weights),
+        anchor=jnp.copy(weights),
+        optimiser=optimiser(work).init(weights),
+        advantage_variance=advantage_variance,
+        updates=jnp.zeros((), jnp.int32),
+    )
+    return Learner(like.config, state, new_statistics(like.config.slots), work=work, provenance=provenance)
 
 
 def _origin(instances: Sequence[Learner], parent: Learner | None) -> Array:
@@ -126,134 +151,132 @@ def unfit(instance: Learner, mind: MindConfig, origin: Array) -> str | None:
     return None
 
 
-def _read(
-    model: Model, memory: Array, batch: Batch, felt: Array, sensors: Array, wipe: bool, layout: Layout
-) -> tuple[Array, Array]:
-    """Policy and value logits of one sequence: float32[T, M, B] and [T, M, B, Z]."""
-    percepts = jax.vmap(layout.percept)(batch.frames, batch.images)
-    codes = model.codes(layout)
-    x = jax.vmap(lambda p, s, r: model.encode(p, s, r, codes))(percepts, sensors, felt)
-    _, x = model.unroll(memory, x, percepts.first & wipe)
-    features = jax.vmap(model.features)(x)
-    choices = batch.decisions[:, : layout.factors].astype(jnp.int32)
-    prefix = jax.vmap(lambda c: model.digit_prefix(c, codes, layout.digits))(choices)
-    logits = jax.vmap(lambda f, p: model.policy_logits(f, p, codes))(features, prefix)
-    return logits, jax.vmap(lambda f, p: model.value_logits(f, p, codes))(features, prefix)
+def last_job(instance: Learner) -> str:
+    """What an instance worked on, as far as it tells."""
+    worked = instance.provenance.get("worked")
+    return worked[-1]["job"] if worked else "unknown"
 
 
-def _dream(weights: Array, lived: Lived, mind: MindConfig, first_day: bool) -> Dream:
-    """What a teacher says, with the memory and the statistics it had, or as on a first day.
-
-    Half of each sequence is kept: from the first attempt that begins in its first half, as a first day does.
-    """
-    layout, statistics = lived.layout, jax.tree.map(jnp.asarray, lived.statistics)
-    continuous = jnp.asarray(lived.continuous)
-
-    def one(model: Model, batch: Batch) -> tuple[Array, Array]:
-        percepts = jax.vmap(layout.percept)(batch.frames, batch.images)
-        if first_day:
-            sensors, felt = _first_day(batch, continuous, layout)
-            memory, wipe = jnp.zeros(mind.memory_size), False
-        else:
-            sensors = jax.vmap(lambda v: standardise(statistics, v, continuous))(percepts.vector)
-            felt = felt_reward(statistics, percepts.reward)
-            memory, wipe = batch.memory, lived.wipe
-        logits, value = _read(model, memory, batch, felt, sensors, wipe, layout)
-        mask = jax.vmap(layout.decision)(batch.decisions).mask
-        return jnp.exp(jax.vmap(masked_log_softmax)(logits, mask)), jax.nn.softmax(value, axis=-1)
-
-    def cut(batch: Batch, policy: Array, value: Array) -> Dream:
-        kept = policy.shape[0] // 2
-        first = jax.vmap(layout.percept)(batch.frames, batch.images).first[:kept]
-        begin = jnp.argmax(first)  # 0 where none is
-        part = partial(jax.lax.dynamic_slice_in_dim, start_index=begin, slice_size=kept)
-        images = None if batch.images is None else part(batch.images)
-        rows = Batch(part(batch.frames), images, part(batch.decisions), batch.memory)
-        return Dream(rows, *_first_day(rows, continuous, layout), part(policy), part(value))
-
-    def dream(weights: Array, batch: Batch) -> Dream:
-        return jax.vmap(cut)(batch, *jax.vmap(partial(one, unravel(weights, mind)))(batch))
-
-    return jax.jit(dream)(weights, jax.tree.map(jnp.asarray, lived.batch))
+# ------------------------------------------------------------------------------------------------- weights only
 
 
-def _first_day(batch: Batch, continuous: Array, layout: Layout) -> tuple[Array, Array]:
-    """Sensors float32[T, slots] and felt rewards float32[T] of one sequence as if a lifetime began with it."""
-    percepts = jax.vmap(layout.percept)(batch.frames, batch.images)
-    yes = jnp.ones(1, bool)
-
-    def row(statistics: Statistics, now: tuple[Array, Array]) -> tuple[Statistics, tuple[Array, Array]]:
-        vector, reward = now
-        statistics = observe_percepts(statistics, vector[None], reward[None], yes)
-        return statistics, (standardise(statistics, vector, continuous), felt_reward(statistics, reward))
-
-    # The reward that came before the sequence began is nobody's.
-    rewards = percepts.reward.at[0].set(0.0)
-    return jax.lax.scan(row, new_statistics(layout.slots), (percepts.vector, rewards))[1]
+def _merged(origin: Array, instances: Sequence[Learner]) -> Array:
+    """Of those whose weights have moved: the others have learned nothing that could be merged."""
+    moved = [one.state.weights for one in instances if bool(jnp.any(one.state.weights != origin))]
+    if not moved:
+        raise RunError(
+            "nothing was learned: the weights of all instances are still their parent's; let them work with "
+            "learn='weights' or 'both'"
+        )
+    return merge(origin, jnp.stack(moved))
 
 
-def _loss(
-    weights: Array, dream: Dream, *, mind: MindConfig, config: SleepConfig, layout: Layout
-) -> tuple[Array, Array]:
-    """Mean distance to what the teacher says, and of the policy alone: cross-entropy less the teacher's entropy."""
-    model = unravel(weights, mind)
-
-    def one(dream: Dream) -> tuple[Array, Array, Array]:
-        batch = dream.batch
-        decisions = jax.vmap(layout.decision)(batch.decisions)
-        percepts = jax.vmap(layout.percept)(batch.frames, batch.images)
-        rows = jnp.where(percepts.terminated | percepts.truncated, 0.0, 1.0)
-        logits, value = _read(model, jnp.zeros(mind.memory_size), batch, dream.felt, dream.sensors, False, layout)
-        entropy = -jnp.sum(jnp.where(dream.policy > 0, dream.policy * jnp.log(dream.policy + 1e-12), 0.0), axis=2)
-        distance = jax.vmap(policy_loss)(logits, dream.policy, decisions.mask) - jnp.mean(entropy, axis=1)
-        open_bins = decisions.mask.astype(jnp.float32)
-        values = -jnp.sum(dream.value * jax.nn.log_softmax(value), axis=-1)  # [T, M, B]
-        values = jnp.sum(open_bins * values, axis=(1, 2)) / jnp.maximum(jnp.sum(open_bins, axis=(1, 2)), 1.0)
-        return jnp.sum(rows * distance), jnp.sum(rows * values), jnp.sum(rows)
-
-    distance, values, rows = (jnp.sum(x) for x in jax.vmap(one)(dream))
-    return (distance + config.value_weight * values) / rows, distance / rows
+# ------------------------------------------------------------------------------------------------ a whole night
 
 
 def _night(
     origin: Array,
-    lived: Sequence[Lived],
-    dreams: Sequence[Dream],
-    mind: MindConfig,
+    instances: Sequence[Learner],
+    older: Sequence[Lived],
     config: SleepConfig,
     seed: int,
-    callback: Callable[[SleepProgress], Any] | None,
-) -> Array:
-    """The weights after the night, float32[P]."""
-    rate = optax.linear_schedule(-config.learning_rate, 0.0, config.steps)
-    change = optax.chain(
-        optax.clip_by_global_norm(config.max_gradient), optax.scale_by_adam(), optax.scale_by_schedule(rate)
-    )
+    folder: Path | None,
+    stopped: threading.Event | None,
+    callback: Callback | None,
+) -> tuple[Begun, Array]:
+    """How far the night came, and the weights then, float32[P]."""
+    mind, study, clock = instances[0].config, begin(origin, config), time.monotonic
+    about = {
+        "parent": fingerprint(origin),
+        "instances": [fingerprint(one.state.weights) for one in instances],
+        "mind": dataclasses.asdict(mind),
+        "sleep": dataclasses.asdict(config),
+        "seed": int(seed),
+    }
+    with ExitStack() as stack:
+        if folder is not None:
+            stack.enter_context(FolderLock(folder))
+            stopped = stopped or stack.enter_context(interruptible())
+        begun, study, found = _opened(folder, about, study, origin, instances, older)
+        dreams = [one.dream(mind, instances[0].work_config) for one in found]
+        available = [len(one.policy) for one in dreams]
+        first = step = begun.step
+        started, timed, saved = clock(), None, clock()  # timed: when the first update, which compiles, was done
+        stop = stopped is not None and stopped.is_set()
+        while step < config.steps and not stop:
+            told = [
+                gradient(study.weights, one, jnp.asarray(rows), mind, config, lesson.lived.layout)
+                for one, rows, lesson in zip(dreams, picked(seed, step, available, config.batch), found, strict=True)
+            ]
+            study = learn(study, [change for change, _ in told], origin, config)
+            step += 1
+            timed = timed or clock()
+            if callback is not None and (step % max(1, config.steps // _REPORTS) == 0 or step == config.steps):
+                losses = _by_job(found, [distance for _, distance in told])
+                rate = (clock() - timed) / (step - first - 1) if step > first + 1 else None
+                left = None if rate is None else rate * (config.steps - step)
+                stop = bool(callback(SleepProgress(step, config.steps, losses, left)))
+            stop = stop or (stopped is not None and stopped.is_set())
+            if stop or step == config.steps or clock() - saved > SAVE_EVERY_S:
+                _check_finite(study, step)
+                if folder is not None:
+                    seconds = begun.seconds + clock() - started
+                    desk.save(folder, dataclasses.replace(begun, step=step, seconds=seconds), study)
+                saved = clock()
+        if folder is not None and step == config.steps:
+            desk.end(folder)
+    return dataclasses.replace(begun, step=step), study.weights
 
-    @partial(jax.jit, static_argnames="layout")
-    def lesson(weights: Array, dream: Dream, picked: Array, layout: Layout) -> Any:
-        loss = partial(_loss, mind=mind, config=config, layout=layout)
-        part = jax.tree.map(lambda x: x[picked], dream)
-        return jax.grad(loss, has_aux=True)(weights, part)
 
-    @jax.jit
-    def learn(weights: Array, moments: Any, gradients: list[Array]) -> tuple[Array, Any]:
-        gradient = sum(gradients[1:], gradients[0]) / len(gradients)
-        gradient = gradient + config.anchor_decay * (weights - origin)
-        with jax.numpy_dtype_promotion("standard"):  # Optax mixes float and int32.
-            step, moments = change.update(gradient, moments)
-        return weights + jnp.asarray(step), moments
+def _opened(
+    folder: Path | None,
+    about: Mapping[str, Any],
+    study: Study,
+    origin: Array,
+    instances: Sequence[Learner],
+    older: Sequence[Lived],
+) -> tuple[Begun, Study, list[Lesson]]:
+    """The night that the folder holds, or a new one, which is then saved."""
+    if folder is not None and desk.holds_night(folder):
+        begun, study = desk.resumed(folder, about, study)
+        if older and (these := tuple(one.job for one in older)) != begun.older:
+            raise RunError(f"{folder} holds a night that rehearses {begun.older}, not {these}: give another folder")
+        return begun, study, desk.read(folder, begun) if begun.step < about["sleep"]["steps"] else []
+    found = _lessons(origin, instances, older)
+    if folder is not None:
+        begun = desk.start(folder, about, found)
+        desk.save(folder, begun, study)
+        return begun, study, found
+    return desk.begun(about, found), study, found
 
-    weights, moments = jnp.copy(origin), change.init(origin)
-    generator = np.random.Generator(np.random.PCG64(seed))
-    for step in range(config.steps):
-        told = []
-        for one, dream in zip(lived, dreams, strict=True):
-            picked = jnp.asarray(generator.integers(len(dream.policy), size=config.batch, dtype=np.int32))
-            told.append(lesson(weights, dream, picked, layout=one.layout))
-        weights, moments = learn(weights, moments, [gradient for gradient, _ in told])
-        if callback is not None and (step + 1) % max(1, config.steps // 10) == 0:
-            losses = {one.job: float(distance) for one, (_, distance) in zip(lived, told, strict=True)}
-            if callback(SleepProgress(step + 1, config.steps, losses)):
-                break
-    return weights
+
+def _lessons(origin: Array, instances: Sequence[Learner], older: Sequence[Lived]) -> list[Lesson]:
+    found = [Lesson(lived, one.state.weights, False) for one in instances for lived in one.lived.values()]
+    if not found:
+        raise RunError(
+            "nothing was lived: the instances have no experience; let them work with learn='weights' or 'both', or "
+            "with a run folder; or merge their weights alone with weights_only=True"
+        )
+    return found + [Lesson(lived, origin, True) for lived in older]
+
+
+def _by_job(lessons: Sequence[Lesson], distances: Sequence[Array]) -> dict[str, float]:
+    """Mean distance by job: several instances may have worked on the same."""
+    of: dict[str, list[float]] = {}
+    for lesson, distance in zip(lessons, distances, strict=True):
+        of.setdefault(lesson.lived.job, []).append(float(distance))
+    return {job: sum(all) / len(all) for job, all in of.items()}
+
+
+def _check_finite(study: Study, step: int) -> None:
+    """Before anything is saved."""
+    if not bool(jnp.all(jnp.isfinite(study.weights))):
+        raise RunError(
+            f"after {step:,} updates the sleeper's weights are not finite: lower SleepConfig.learning_rate; the last "
+            "save is sound, and the instances are as they were"
+        )
+
+
+def fingerprint(weights: Array) -> str:
+    """Tells weights from others."""
+    return hashlib.sha256(np.asarray(weights).tobytes()).hexdigest()

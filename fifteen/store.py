@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Self, final
 
 import gymnasium as gym
-import jax.numpy as jnp
 import numpy as np
 
 from fifteen.checkpoint import PARTIAL, FolderLock, atomic_write, pack, read_verified, unpack
@@ -27,7 +26,7 @@ from fifteen.config import MindConfig
 from fifteen.errors import CheckpointError, StoreError
 from fifteen.experience import UNCLAIMED
 from fifteen.frames import Layout
-from fifteen.instance import Statistics
+from fifteen.instance import Statistics, read_statistics
 from fifteen.store_index import FORMAT, Index, JobRecord, Segment, Starts, mapped, pieces, starts, surplus
 from fifteen.store_intake import Intake, Log, Part, read_log, read_run
 
@@ -258,7 +257,7 @@ class Store:
         if not found:
             raise self._unknown(job)
         arrays = unpack(found[0][0], self.folder / "index.sqlite")
-        return Statistics(*(jnp.asarray(arrays[name]) for name in Statistics._fields))
+        return read_statistics(arrays)
 
     def available(self, job: str, length: int) -> int:
         """How many sequences of `length` rows of a job can be sampled."""

@@ -272,10 +272,13 @@ def _statistics(frames: np.ndarray, trailing: np.ndarray, layout: Layout) -> Sta
     vectors, rewards = frames[:, : layout.slots].astype(np.float64), frames[:, layout.slots].astype(np.float64)
     empty = new_statistics(layout.slots).histogram
     size = jnp.asarray(np.abs(trailing), jnp.float32)
+    mean = jnp.asarray(vectors.mean(axis=0), jnp.float32)
     return Statistics(
         count=jnp.asarray(len(frames), jnp.float32),
-        mean=jnp.asarray(vectors.mean(axis=0), jnp.float32),
+        mean=mean,
         variance=jnp.asarray(vectors.var(axis=0), jnp.float32),
+        age=jnp.full_like(mean, len(frames)),
+        recent=mean,
         reward_square=jnp.asarray(np.mean(rewards**2), jnp.float32),
         histogram=observe_return(empty, size, jnp.ones(len(frames), jnp.bool_), 0.0),
     )

@@ -5,6 +5,7 @@ to the clipped-MPO improvement of the target policy (Hessel et al. 2021, "Muesli
 memory state that was stored when they were lived (Kapturowski et al. 2019, R2D2).
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ from fifteen.losses import (
     prediction_loss,
     value_loss,
 )
-from fifteen.model import Model, deciding, expected_value, ravel, unravel
+from fifteen.model import Model, expected_value, ravel, unravel
 from fifteen.returns import later_returns, retrace, support, symlog, two_hot
 
 
@@ -51,16 +52,24 @@ class Batch(NamedTuple):
     memory: Array  # float32[N, memory] before the first row
 
 
+class _Perceived(NamedTuple):
+    """What the senses and the memory make of one sequence."""
+
+    x: Array  # float32[T+1, W], after the memory
+    sensors: Array  # float32[T+1, slots]
+    codes: Array  # float32[M, B, R]
+
+
 class _Seen(NamedTuple):
-    """What the network reads from one sequence."""
+    """What the heads read from one sequence."""
 
     features: Array  # float32[T+1, W]
-    sensors: Array  # float32[T+1, slots]
     prefix: Array  # float32[T+1, M, R]
     codes: Array  # float32[M, B, R]
 
 
-_BATCHED: Any = _Seen(0, 0, 0, None)  # pyright: ignore[reportArgumentType]
+_PERCEIVED: Any = _Perceived(0, 0, None)  # pyright: ignore[reportArgumentType]
+_SEEN: Any = _Seen(0, 0, None)  # pyright: ignore[reportArgumentType]
 
 
 def optimiser(work: WorkConfig) -> optax.GradientTransformation:
@@ -93,11 +102,16 @@ def update(
     work: WorkConfig,
     layout: Layout,
     wipe: bool,
+    codes: Callable[[Model], Array] | None = None,
 ) -> tuple[LearnerState, dict[str, Array]]:
-    """K updates, one per batch: every field of `batches` has a leading axis K. Returns mean metrics, float32[]."""
+    """K updates, one per batch: every field of `batches` has a leading axis K. Returns mean metrics, float32[].
+
+    codes: of a model's action slots, float32[M, B, R], by default the layout's.
+    """
+    perceive = partial(_perceive, statistics=statistics, continuous=continuous, layout=layout, wipe=wipe, codes=codes)
 
     def one(state: LearnerState, batch: Batch) -> tuple[LearnerState, dict[str, Array]]:
-        return _update_once(state, batch, statistics, continuous, config=config, work=work, layout=layout, wipe=wipe)
+        return _update_once(state, batch, statistics, perceive, config=config, work=work, layout=layout)
 
     state, metrics = jax.lax.scan(one, state, batches)
     return state, {name: jnp.mean(values) for name, values in metrics.items()}
@@ -107,23 +121,45 @@ def _update_once(
     state: LearnerState,
     batch: Batch,
     statistics: Statistics,
-    continuous: Array,
+    perceive_one: partial,
     *,
     config: MindConfig,
     work: WorkConfig,
     layout: Layout,
-    wipe: bool,
 ) -> tuple[LearnerState, dict[str, Array]]:
     scale = return_scale(statistics.histogram, work.reward_quantile)
-    see = partial(_see, statistics=statistics, continuous=continuous, layout=layout, wipe=wipe)
+    perceive = jax.vmap(perceive_one, in_axes=(None, 0), out_axes=_PERCEIVED)
+    see = partial(_see, layout=layout)
     old = unravel(state.target, config)
-    targets = jax.vmap(partial(see, old), out_axes=_BATCHED)(batch)
+    log_parent, known = None, None
+    if work.steady:
+        parent = unravel(state.anchor, config)
+        known = perceive(parent, batch)  # by everyone alike
+        log_parent = jax.vmap(partial(_log_policy, parent, see=see, layout=layout), in_axes=(_PERCEIVED, 0))(
+            known, batch
+        )
+    given = perceive(old, batch) if known is None else known
+    targets = jax.vmap(partial(see, old), in_axes=(_PERCEIVED, 0), out_axes=_SEEN)(given, batch)
     unit = jnp.maximum(jnp.sqrt(state.advantage_variance), work.improvement_floor)
-    loss = partial(_sequence_loss, old=old, see=see, scale=scale, unit=unit, config=config, work=work, layout=layout)
+    loyalty = work.loyalty / (work.loyalty + state.updates.astype(jnp.float32) + 1.0)
+    loss = partial(
+        _sequence_loss,
+        old=old,
+        see=see,
+        scale=scale,
+        unit=unit,
+        loyalty=loyalty,
+        config=config,
+        work=work,
+        layout=layout,
+    )
 
     def mean_loss(weights: Array) -> tuple[Array, dict[str, Array]]:
         model = unravel(weights, config)
-        losses, metrics, rows = jax.vmap(partial(loss, model), in_axes=(0, _BATCHED))(batch, targets)
+        perceived = perceive(model, batch) if known is None else known
+        losses, metrics, rows = jax.vmap(partial(loss, model), in_axes=(0, _PERCEIVED, _SEEN, 0))(
+            batch, perceived, targets, log_parent
+        )
         total = jnp.maximum(jnp.sum(rows), 1.0)
         return jnp.sum(losses) / total, {name: jnp.sum(values) / total for name, values in metrics.items()}
 
@@ -131,8 +167,7 @@ def _update_once(
     with jax.numpy_dtype_promotion("standard"):  # Optax mixes float and int32 in its bias correction.
         step, optimiser_state = optimiser(work).update(gradient, state.optimiser)
     pull = work.learning_rate * work.anchor_decay
-    change = jnp.asarray(step) - pull * (state.weights - state.anchor)
-    weights = state.weights + (_pace(state.updates, config, work) * change if work.easing else change)
+    weights = state.weights + jnp.asarray(step) - pull * (state.weights - state.anchor)
     target = state.target + work.target_rate * (weights - state.target)
     rate = jnp.maximum(0.01, 1.0 / (state.updates.astype(jnp.float32) + 1.0))
     variance = state.advantage_variance + rate * (metrics.pop("advantage_square") - state.advantage_variance)
@@ -140,13 +175,7 @@ def _update_once(
     return LearnerState(weights, target, state.anchor, optimiser_state, variance, state.updates + 1), metrics
 
 
-def _pace(updates: Array, config: MindConfig, work: WorkConfig) -> Array:
-    """Share float32[P] of its change that each parameter makes: what only reads values or predicts makes all of it."""
-    share = jnp.clip(updates.astype(jnp.float32) / work.easing - 1.0, 0.0, 1.0)
-    return jnp.where(deciding(config), share, 1.0)
-
-
-def _see(
+def _perceive(
     model: Model,
     batch: Batch,
     *,
@@ -154,36 +183,52 @@ def _see(
     continuous: Array,
     layout: Layout,
     wipe: bool,
-) -> _Seen:
-    """Read one sequence with the network."""
+    codes: Callable[[Model], Array] | None,
+) -> _Perceived:
+    """Read one sequence with the network, up to its heads."""
     percepts = jax.vmap(layout.percept)(batch.frames, batch.images)
     sensors = jax.vmap(lambda v: standardise(statistics, v, continuous))(percepts.vector)
-    codes = model.codes(layout)
-    x = jax.vmap(lambda p, s, r: model.encode(p, s, r, codes))(
+    coded = model.codes(layout) if codes is None else codes(model)
+    x = jax.vmap(lambda p, s, r: model.encode(p, s, r, coded))(
         percepts, sensors, felt_reward(statistics, percepts.reward)
     )
     _, x = model.unroll(batch.memory, x, percepts.first & wipe)
-    features = jax.vmap(model.features)(x)
+    return _Perceived(x, sensors, coded)
+
+
+def _see(model: Model, perceived: _Perceived, batch: Batch, *, layout: Layout) -> _Seen:
+    """What the network's heads read from what was perceived."""
+    features = jax.vmap(model.features)(perceived.x)
     choices = batch.decisions[:, : layout.factors].astype(jnp.int32)
-    prefix = jax.vmap(lambda c: model.digit_prefix(c, codes, layout.digits))(choices)
-    return _Seen(features, sensors, prefix, codes)
+    prefix = jax.vmap(lambda c: model.digit_prefix(c, perceived.codes, layout.digits))(choices)
+    return _Seen(features, prefix, perceived.codes)
+
+
+def _log_policy(model: Model, perceived: _Perceived, batch: Batch, *, see: partial, layout: Layout) -> Array:
+    """float32[T+1, M, B]"""
+    seen = see(model, perceived, batch)
+    logits = jax.vmap(lambda f, p: model.policy_logits(f, p, seen.codes))(seen.features, seen.prefix)
+    return jax.vmap(masked_log_softmax)(logits, jax.vmap(layout.decision)(batch.decisions).mask)
 
 
 def _sequence_loss(
     model: Model,
     batch: Batch,
+    perceived: _Perceived,
     target: _Seen,
+    log_parent: Array | None,
     *,
     old: Model,
     see: partial,
     scale: Array,
     unit: Array,
+    loyalty: Array,
     config: MindConfig,
     work: WorkConfig,
     layout: Layout,
 ) -> tuple[Array, dict[str, Array], Array]:
     """Summed loss of one sequence, summed metrics, and how many rows count: those from which an action was taken."""
-    seen: _Seen = see(model, batch)
+    seen: _Seen = see(model, perceived, batch)
     percepts = jax.vmap(layout.percept)(batch.frames, batch.images)
     decisions = jax.vmap(layout.decision)(batch.decisions)
     ends = percepts.terminated | percepts.truncated
@@ -208,7 +253,8 @@ def _sequence_loss(
     now_loss = jax.vmap(value_loss)(taken_logits[:-1], jax.vmap(lambda x: two_hot(x, values))(now))
 
     logits = jax.vmap(lambda f, p: model.policy_logits(f, p, seen.codes))(seen.features, seen.prefix)
-    improved = jax.vmap(lambda p, a, m: improved_policy(p, a, m, unit))(log_target, advantage, decisions.mask)
+    prior = log_target if log_parent is None else (1.0 - loyalty) * log_target + loyalty * log_parent
+    improved = jax.vmap(lambda p, a, m: improved_policy(p, a, m, unit))(prior, advantage, decisions.mask)
     actor_loss = jax.vmap(policy_loss)(logits, improved, decisions.mask)[:-1]
 
     later_value = expected_value(jax.vmap(old.later_logits)(target.features), config)
@@ -222,7 +268,7 @@ def _sequence_loss(
     imagined = jax.vmap(lambda f, c: model.predict(f, jnp.sum(c, axis=0) * layout.factors**-0.5))(
         seen.features[:-1], chosen[:-1]
     )
-    actual = jnp.concatenate([seen.sensors[1:], symlog(rewards)[1:, None]], axis=1)
+    actual = jnp.concatenate([perceived.sensors[1:], symlog(rewards)[1:, None]], axis=1)
     imagined_loss = jax.vmap(prediction_loss)(imagined, jax.lax.stop_gradient(actual))
 
     log_policy = jax.vmap(masked_log_softmax)(logits, decisions.mask)[:-1]

@@ -33,7 +33,7 @@ from fifteen.updating import Batch, LearnerState
 
 # The matrices are small: threads that wait for their share of one cost more than they bring, and acting and learning
 # already have a core each.
-_COMPILER = {"xla_cpu_multi_thread_eigen": False}
+COMPILER = {"xla_cpu_multi_thread_eigen": False}
 _REPLAY_BYTES = 2_000_000_000
 
 
@@ -76,8 +76,8 @@ def compiled(config: MindConfig, work: WorkConfig, layout: Layout, wipe: bool, s
 
     return _Compiled(
         begin=jax.jit(lambda statistics, key: instances.new_instance(config, work, layout, statistics, streams, key)),
-        act=jax.jit(act, donate_argnums=1, compiler_options=_COMPILER),
-        update=jax.jit(functools.partial(updating.update, **settings), compiler_options=_COMPILER),
+        act=jax.jit(act, donate_argnums=1, compiler_options=COMPILER),
+        update=jax.jit(functools.partial(updating.update, **settings), compiler_options=COMPILER),
         publish=jax.jit(publish),
     )
 
@@ -329,23 +329,7 @@ class Worker:
 
     def experience_shape(self) -> tuple[dict[str, Field], dict[str, int]]:
         """Fields of a row, and the sizes that an `Experience` of this worker has."""
-        fields = {
-            "frame": Field((self.layout.percept_size,), "float32"),
-            "decision": Field((self.layout.decision_size,), "float32"),
-        }
-        row = 4 * (self.layout.percept_size + self.layout.decision_size + self.config.memory_size // self.work.sequence)
-        if self.senses.has_image:
-            fields["image"] = Field((32, 32, 3), "uint8")
-            row += 32 * 32 * 3
-        rows = min(self.work.replay, _REPLAY_BYTES // row) // self.streams
-        stride = self.work.sequence
-        sizes = {
-            "streams": self.streams,
-            "capacity": max(2 * stride, rows // stride * stride),
-            "stride": stride,
-            "memory_size": self.config.memory_size,
-        }
-        return fields, sizes
+        return experience_shape(self.config, self.work, self.layout, self.streams, self.senses.has_image)
 
     def _new_experience(self) -> Experience:
         fields, sizes = self.experience_shape()
@@ -355,3 +339,26 @@ class Worker:
                 f"over {_REPLAY_BYTES // 10**9} GB"
             )
         return Experience(fields, **sizes)
+
+
+def experience_shape(
+    config: MindConfig, work: WorkConfig, layout: Layout, streams: int, has_image: bool
+) -> tuple[dict[str, Field], dict[str, int]]:
+    """Fields of a row, and the sizes of the `Experience` of a lifetime."""
+    fields = {
+        "frame": Field((layout.percept_size,), "float32"),
+        "decision": Field((layout.decision_size,), "float32"),
+    }
+    row = 4 * (layout.percept_size + layout.decision_size + config.memory_size // work.sequence)
+    if has_image:
+        fields["image"] = Field((32, 32, 3), "uint8")
+        row += 32 * 32 * 3
+    rows = min(work.replay, _REPLAY_BYTES // row) // streams
+    stride = work.sequence
+    sizes = {
+        "streams": streams,
+        "capacity": max(2 * stride, rows // stride * stride),
+        "stride": stride,
+        "memory_size": config.memory_size,
+    }
+    return fields, sizes

@@ -92,7 +92,7 @@ def work(
         tick = stream.reset(seed)
         files = None
         if run is not None:  # only now: what cannot start leaves no folder behind
-            config = _config(settings, stream, learner)
+            config = run_config(settings, stream, learner)
             folder = _new_folder(Path(run), stack)
             files = _Files(folder, config, truncate_at=None)
             stack.callback(files.metrics.close)
@@ -143,6 +143,7 @@ def resume(
         )
         stack.callback(worker.close)
         fields, sizes = worker.experience_shape()
+        worker.experience = None  # the loaded one takes its room: both together would be twice the bound
         experience = Experience.load(folder / "experience", manifest["experience"], fields, **sizes)
         worker.restore(_within(arrays, "run/"), state["worker"], learner.statistics, experience)
         total = settings["steps"] if steps is None else steps
@@ -257,7 +258,7 @@ def _new_folder(folder: Path, stack: ExitStack) -> Path:
     return folder
 
 
-def _config(settings: dict[str, Any], stream: Stream, learner: Learner) -> dict[str, Any]:
+def run_config(settings: dict[str, Any], stream: Stream, learner: Learner) -> dict[str, Any]:
     """What is written to config.json. Raises RunError for kwargs that JSON cannot hold."""
     try:
         json.dumps(settings)

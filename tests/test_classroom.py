@@ -46,7 +46,8 @@ def test_sensors_and_actions_are_those_of_work(name):
         there = hands.decode(np.array([choice]))
         np.testing.assert_allclose(desk.action(jnp.int32(choice)), there, rtol=1e-6, atol=1e-6)
         if desk.ordered:  # what a teacher does is told as the bins around it
-            np.testing.assert_allclose(desk.taught(jnp.asarray(there))[choice], 1.0, atol=1e-5)
+            taught = room.teachings[0].taught(jnp.asarray(there))
+            np.testing.assert_allclose(taught[choice], 1.0, atol=1e-5)
 
 
 def test_lifetimes_live_as_ticks_come():

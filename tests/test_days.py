@@ -29,8 +29,8 @@ def here(monkeypatch):
     monkeypatch.setattr(fleet, "Processes", Here)
 
 
-def quick_night(runs, store, *, parent, seed, config, callback):
-    """In place of a night, which takes long to compile: depends on all that a night depends on."""
+def quick_night(runs, store, *, parent, seed, config, run, stopped, callback):
+    """In place of a night, which takes long to compile: depends on all that a night depends on, and goes on."""
     taken, left_out, change = {}, [], 0.0
     for run in runs:
         try:
@@ -39,8 +39,13 @@ def quick_night(runs, store, *, parent, seed, config, callback):
             left_out.append((str(run), str(error)))
             continue
         change = change + fifteen.load(run).state.weights - parent.state.weights
-    for step in range(1, 4):
+    at = run / "step"
+    for step in range(int(at.read_text()) + 1 if at.is_file() else 1, 4):
         callback(SleepProgress(step, 3, {}))
+        run.mkdir(exist_ok=True)
+        at.write_text(str(step))
+        if stopped.is_set() and step < 3:
+            return Night(parent, (), (), (), (), interrupted=True)
     generator = np.random.Generator(np.random.PCG64(seed))
     for job in store.jobs():
         rows, _ = store.sample(generator, job.id, 2, 128)
@@ -73,7 +78,18 @@ def test_what_was_learned_on_a_day_stays_after_the_next(tmp_path, monkeypatch):
     before = weights(parent)
     days = [[Assignment(POLICY, 1_000)], [Assignment(ACTION, 1_000, seed=1), Assignment("no/such-v0", 9)]]
     told = []
-    life = live(parent, days, tmp_path, sleep=SleepConfig(steps=100), callback=lambda *event: told.append(event))
+
+    def tell(*event):
+        told.append(event)
+        if isinstance(event[1], SleepProgress) and event[1].step == 40 and event[0] == 1:
+            terminate()
+
+    life = live(parent, days, tmp_path, sleep=SleepConfig(steps=100), callback=tell)
+    assert life.interrupted and life.days == () and (tmp_path / "day-001" / "night" / "lessons").is_dir()
+    number = len(told)
+    life = live(parent, days, tmp_path, sleep=SleepConfig(steps=100), callback=tell)
+    assert told[number][1].step == 41 and not life.interrupted  # the night went on
+    assert life.learner.provenance["slept"][0]["steps_done"] == 100
     assert (weights(parent) == before).all()
     assert [day.jobs for day in life.days] == [(POLICY,), (ACTION,)]
     assert [day.older for day in life.days] == [(), (POLICY,)]
@@ -96,7 +112,7 @@ def test_what_was_learned_on_a_day_stays_after_the_next(tmp_path, monkeypatch):
         live(parent, third, tmp_path, seed=5, sleep=SleepConfig(steps=100))
 
 
-def test_interrupted_or_not_the_learner_is_the_same(tmp_path, quick):
+def test_interrupted_or_not_the_learner_is_the_same(tmp_path, quick, caplog):
     days = [
         [Assignment(POLICY, 300), Assignment(ACTION, 300)],
         [Assignment(ACTION, 200, seed=1), Assignment(POLICY, 200, seed=1)],
@@ -121,16 +137,18 @@ def test_interrupted_or_not_the_learner_is_the_same(tmp_path, quick):
     assert told == [(1, "begun"), (1, "finished"), (1, 1), (1, 2)]
     assert life.interrupted and life.days == ()
     life, told = go_on((1, 3))  # at its end
-    assert told == [(1, 1), (1, 2), (1, 3)] and life.interrupted and len(life.days) == 1
+    assert told == [(1, 3)] and life.interrupted and len(life.days) == 1
     life, told = go_on((2, "finished"))  # within the second day
     assert told == [(2, "begun"), (2, "finished")] and life.interrupted and len(life.days) == 1
     # Killed after the second night was saved, before the plan said so.
     life, _ = go_on(None)
     plan = json.loads((folder / "life.json").read_text())
     plan["nights"].pop()
+    plan["settings"]["sleep"]["dreams"] = 3  # of a version that had it
     (folder / "life.json").write_text(json.dumps(plan))
     life, told = go_on(None)
     assert not life.interrupted and life.days == whole.days
+    assert "dreams = 3" in caplog.text and "SleepConfig" in caplog.text
     assert [event for event in told if isinstance(event[1], str)] == []
     assert (weights(life.learner) == weights(whole.learner)).all()
     assert not (weights(life.learner) == weights(born())).all()

@@ -33,9 +33,12 @@ def run(arguments, folder):
         ("01_live_system.py", 60, "saved, loaded, and deciding: "),
         ("02_own_job.py", 192, "2 nights, return of the first -"),
         ("03_three_jobs.py", 150, "took part: 1-CartPole-v1"),
+        ("04_three_jobs_on_ray.py", 150, "took part: 1-CartPole-v1"),
     ],
 )
 def test_example(name, budget, says, tmp_path):
+    if "_on_ray" in name:
+        pytest.importorskip("ray")
     result = run([EXAMPLES / name, budget], tmp_path)
     assert result.returncode == 0, result.stderr
     assert says in result.stdout

@@ -20,7 +20,7 @@ from fifteen.spaces import Hands
 CONFIG, WORK = SIZES["debug"], WorkConfig()
 SLOTS = CONFIG.slots
 
-observe_percepts = jax.jit(instances.observe_percepts)
+observe_percepts = jax.jit(instances.observe_percepts, static_argnums=4)
 observe_return = jax.jit(instances.observe_return)
 return_scale = jax.jit(instances.return_scale)
 standardise = jax.jit(instances.standardise)
@@ -29,11 +29,11 @@ standardise = jax.jit(instances.standardise)
 # Statistics of the sensors ------------------------------------------------------------------------
 
 
-def watched(vectors, active, statistics=None):
+def watched(vectors, active, statistics=None, work=WORK):
     """Statistics after ticks float32[T, E, slots] of which active bool[T, E] count; rewards are the first sensor."""
     statistics = statistics or instances.new_statistics(SLOTS)
     for row, on in zip(vectors, active, strict=True):
-        statistics = observe_percepts(statistics, row, row[:, 0], on)
+        statistics = observe_percepts(statistics, row, row[:, 0], on, work)
     return statistics
 
 
@@ -58,13 +58,47 @@ def test_a_moment_without_active_streams_changes_nothing():
     random = np.random.default_rng(0)
     before = watched(random.standard_normal((5, 2, SLOTS)).astype(np.float32), np.ones((5, 2), np.bool_))
     vectors = np.full((2, SLOTS), 7.0, np.float32)
-    after = observe_percepts(before, vectors, vectors[:, 0], np.zeros(2, np.bool_))
+    after = observe_percepts(before, vectors, vectors[:, 0], np.zeros(2, np.bool_), WORK)
     for a, b in zip(before, after, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
+def test_a_watchful_instance_notices_at_once_that_a_sensor_was_moved():
+    random = np.random.default_rng(0)
+    before, after = (0.1 * random.standard_normal((ticks, 1, SLOTS)).astype(np.float32) for ticks in (2_000, 60))
+    after[:, :, 0] += 2.0
+    on = np.ones((2_000, 1), np.bool_)
+    for watchful in (False, True):
+        work = dataclasses.replace(WORK, statistics_span=1_000.0, watchful=watchful)
+        statistics = watched(after, on[:60], watched(before, on, work=work), work)
+        assert (abs(statistics.mean[0] - 2.0) < 0.1) == watchful
+        assert (statistics.age[0] < 60) == watchful
+        # The others are as they were.
+        np.testing.assert_allclose(np.sqrt(statistics.variance[1:]), 0.1, rtol=0.1)
+        assert (statistics.age[1:] > 1_000).all()
+
+
+def test_a_watchful_instance_is_not_alarmed_by_what_it_knows():
+    random = np.random.default_rng(1)
+    ticks = np.arange(3_000)[:, None, None]
+    swinging = (np.sin(ticks / 50.0) + 0.1 * random.standard_normal((3_000, 1, SLOTS))).astype(np.float32)
+    work = dataclasses.replace(WORK, statistics_span=1_000.0, watchful=True)
+    statistics = watched(swinging, np.ones((3_000, 1), np.bool_), work=work)
+    assert (statistics.age > 1_000).all()
+
+
+def test_statistics_of_before_sensors_had_an_age_are_read():
+    new = watched(np.random.default_rng(2).standard_normal((5, 1, SLOTS)).astype(np.float32), np.ones((5, 1), np.bool_))
+    saved = {name: np.asarray(value) for name, value in new._asdict().items() if name not in ("age", "recent")}
+    read = instances.read_statistics(saved)
+    np.testing.assert_array_equal(read.age, 5.0)
+    np.testing.assert_array_equal(read.recent, read.mean)
+    with pytest.raises(KeyError, match="variance"):
+        instances.read_statistics({name: value for name, value in saved.items() if name != "variance"})
+
+
 def test_statistics_follow_a_change_however_long_ago_they_began():
-    old = instances.new_statistics(SLOTS)._replace(count=jnp.float32(1e9))
+    old = instances.new_statistics(SLOTS)._replace(count=jnp.float32(1e9), age=jnp.full(SLOTS, 1e9, jnp.float32))
     random = np.random.default_rng(0)
     vectors = 5.0 + 2.0 * random.standard_normal((400, 1000, SLOTS)).astype(np.float32)
     moved = watched(vectors, np.ones((400, 1000), np.bool_), old)
@@ -213,7 +247,7 @@ def test_a_stream_that_delivers_nothing_is_left_as_it_was(acting):
         np.testing.assert_array_equal(a[1], b[1], err_msg=name)
         assert (a[0] != b[0]).any(), name
     on = np.array([True, False])
-    alone = observe_percepts(before.statistics, frames[:, :SLOTS], np.zeros(2, np.float32), on)
+    alone = observe_percepts(before.statistics, frames[:, :SLOTS], np.zeros(2, np.float32), on, WORK)
     np.testing.assert_allclose(after.statistics.mean, alone.mean, rtol=1e-5)
     assert np.isfinite(jax.tree.leaves(after.statistics)[0])
     assert np.isfinite(np.asarray(after.statistics.histogram)).all()

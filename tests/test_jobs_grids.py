@@ -13,15 +13,14 @@ from family_checks import check_family
 from fifteen.jobs import grid_maps as maps
 from fifteen.jobs.grids import (
     GYMNASIUM_ICE,
-    OVER,
     CellState,
     DarkRoomFamily,
     FrozenLake,
     FrozenLakeFamily,
     KeyDoorFamily,
     MazeFamily,
-    RulesFamily,
 )
+from fifteen.jobs.rules import OVER, RulesFamily
 
 
 def searched(ways, goal):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import weakref
 from typing import Any
 
 import gymnasium as gym
@@ -12,7 +13,7 @@ from gymnasium import spaces
 from small import WORK, Walk
 
 import fifteen
-from fifteen import checkpoint
+from fifteen import checkpoint, experience
 from fifteen.config import SIZES, WorkConfig
 from fifteen.errors import CheckpointError, RunError, SpaceError
 from fifteen.jobs.families import FAMILIES
@@ -288,8 +289,9 @@ FAULTS = {
     "its configuration needs": lambda path: rewrite(
         path, lambda arrays, _: arrays.update(weights=arrays["weights"][:-1])
     ),
+    # Without what the mind was told, the same weights would compute something else.
     r"not one of a learner.*unheard_of": lambda path: rewrite(
-        path, lambda _, manifest: manifest["work"].update(unheard_of=1)
+        path, lambda _, manifest: manifest["mind"].update(unheard_of=1)
     ),
 }
 
@@ -315,6 +317,48 @@ def test_an_older_learner_without_a_newer_setting_can_be_loaded(worked, tmp_path
     worked.save(tmp_path / "learner")
     rewrite(tmp_path / "learner", lambda _, manifest: manifest["work"].pop("replay"))
     assert fifteen.load(tmp_path / "learner").work_config == dataclasses.replace(WORK, replay=WorkConfig().replay)
+
+
+def test_a_setting_of_work_that_is_no_more_is_ignored_and_said_once(worked, tmp_path, caplog):
+    folder = worked.save(tmp_path / "learner")
+    rewrite(folder, lambda _, manifest: manifest["work"].update(temper=0.5, moods=[1, 2]))
+    for _ in range(2):
+        assert_same(fifteen.load(folder), worked)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and record.name == "fifteen"
+    for part in (str(folder), "temper = 0.5, moods = [1, 2]", "WorkConfig", "ignored"):
+        assert part in record.getMessage()
+
+
+def test_a_run_with_such_a_setting_goes_on_without_it(tmp_path, caplog):
+    whole, old = tmp_path / "whole", tmp_path / "old"
+    for run in (whole, old):
+        fifteen.work(new(), "small:Walk", steps=80, seed=5, run=run)
+    rewrite(old / "learner", lambda _, manifest: manifest["work"].update(temper=0.5))
+    for run in (whole, old):
+        fifteen.resume(run, steps=120)
+    assert "temper = 0.5" in caplog.text
+    assert_same(fifteen.load(old), fifteen.load(whole))
+    assert "temper" not in checkpoint.read(old / "learner")[1]["work"]  # said no more
+
+
+def test_a_resumed_run_has_room_for_its_replay_once(tmp_path, monkeypatch):
+    fifteen.work(new(), "small:Walk", steps=80, seed=5, run=tmp_path / "run")
+    rings, most = [], 0
+
+    def touched(shape, dtype):
+        nonlocal most
+        ring = np.zeros(shape, dtype)
+        rings.append(weakref.ref(ring))
+        most = max(most, sum(alive.nbytes for one in rings if (alive := one()) is not None))
+        return ring
+
+    monkeypatch.setattr(experience, "_touched", touched)
+    fifteen.work(new(), "small:Walk", steps=8, seed=5, run=tmp_path / "fresh")
+    one, most = most, 0
+    rings.clear()
+    fifteen.resume(tmp_path / "run", steps=120)
+    assert len(rings) > 1 and most == one
 
 
 def test_saving_where_nothing_can_be_saved_says_so(worked, tmp_path):

@@ -139,7 +139,8 @@ def test_what_is_replayed_is_what_was_lived(wipe):
 
     @jax.jit
     def replayed(model, batch):
-        seen = updating._see(model, batch, statistics=statistics, continuous=none, layout=layout, wipe=wipe)
+        told = dict(statistics=statistics, continuous=none, layout=layout, wipe=wipe, codes=None)
+        seen = updating._see(model, updating._perceive(model, batch, **told), batch, layout=layout)
         decisions = jax.vmap(layout.decision)(batch.decisions)
 
         def read(features, prefix, decision):

@@ -1,18 +1,27 @@
 """A night over folders: who takes part is said, what is broken stays out, and earlier days are rehearsed."""
 
 import errno
+import io
+import json
 import os
 import shutil
+import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import fifteen
+from fifteen import judging, night_command, nights
 from fifteen.cli import main
 from fifteen.config import SleepConfig
-from fifteen.errors import CheckpointError, RunError
+from fifteen.errors import CheckpointError, JobError, RunError
+from fifteen.judging import cases, judge, mean, share_kept
+from fifteen.night_report import read_history, shown, write_night_report
 from fifteen.nights import night
-from fifteen.store import Store
+from fifteen.sleeping import SleepProgress
+from fifteen.store import Added, Store
 
 JOBS = ("probe/policy-v0", "probe/action-v0")
 NIGHT = SleepConfig(steps=100)
@@ -71,11 +80,157 @@ def test_a_full_disk_ends_the_night_and_is_no_fault_of_the_run(runs, tmp_path, m
         assert night(runs[:1], store, config=SleepConfig(steps=5)).took_part == (str(runs[0]),)
 
 
-def test_the_command_compares_day_and_night(runs, tmp_path, capsys):
-    out = tmp_path / "slept"
-    arguments = ["sleep", *map(str, runs), "--store", str(tmp_path / "store"), "--out", str(out), "--steps", "100"]
-    assert main([*arguments, "--episodes", "10"]) == 0
-    told = capsys.readouterr().out
-    assert all(job in told for job in JOBS) and "after the night" in told
+def test_a_night_goes_on_with_the_lessons_that_it_began_with(runs, tmp_path):
+    short, folder = SleepConfig(steps=6), tmp_path / "night"
+    with Store(tmp_path / "whole") as store:
+        whole = night(runs, store, config=short)
+    with Store(tmp_path / "store") as store:
+        half = night(runs, store, config=short, run=folder, callback=lambda progress: progress.step == 2)
+        assert half.interrupted and not whole.interrupted
+        # Others lived on meanwhile: it is the same night all the same.
+        fifteen.work(fifteen.new("debug", seed=0), JOBS[0], steps=300, seed=5, run=tmp_path / "later")
+        store.add_run(tmp_path / "later")
+        with pytest.raises(CheckpointError, match=r"begun otherwise \(instances differ"):
+            night([tmp_path / "later"], store, config=short, run=folder)
+        told = []
+        done = night(runs, store, config=short, run=folder, callback=lambda progress: told.append(progress.step))
+    assert told == [3, 4, 5, 6] and (done.jobs, done.older) == (whole.jobs, whole.older)
+    assert (np.array(done.learner.state.weights) == np.array(whole.learner.state.weights)).all()
+
+
+def test_weights_alone_need_no_experience(runs, tmp_path):
+    bare = []
+    for n, run in enumerate(runs):  # one a run without its experience, one a saved learner
+        bare.append(tmp_path / f"bare-{n}")
+        shutil.copytree(run, bare[-1], ignore=shutil.ignore_patterns("experience", *(["config.json"] if n else [])))
+    stranger = fifteen.new("debug", seed=9).save(tmp_path / "stranger")
+    merged = night([*bare, stranger], None)
+    assert merged.took_part == tuple(map(str, bare)) and merged.jobs == JOBS and merged.older == ()
+    ((left_out, why),) = merged.left_out
+    assert left_out == str(stranger) and "another parent" in why and not merged.interrupted
+    with pytest.raises(RunError, match=r"nothing to sleep on: .*nowhere"):
+        night([tmp_path / "nowhere"], None)
+
+
+def refuse(*_, **__):
+    raise JobError("refused")
+
+
+def test_the_command_compares_before_day_and_night(runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    out, gone = tmp_path / "slept", tmp_path / "gone"
+    shutil.copytree(runs[1], gone)
+    order = ["sleep", str(runs[0]), str(gone), "--store", str(tmp_path / "store"), "--out", str(out), "--steps", "100"]
+    order += ["--episodes", "10"]
+    append = night_command.append_history
+
+    def terminate(folder, progress):
+        append(folder, progress)
+        if progress.step == 30:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(night_command, "append_history", terminate)
+        assert main(order) == 130
+    assert "the same command with --out" in capsys.readouterr().out and not (out / "manifest.json").exists()
+    # A job that no longer exists is named, and the night goes on.
+    config = json.loads((gone / "config.json").read_text())
+    config["settings"]["job"] = "probe/gone-v0"
+    (gone / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(nights.Store, "add_run", lambda self, run: Added(JOBS[Path(run) == gone], 0, 0, 0, 0, {}))
+    assert main(order) == 0
+    said = capsys.readouterr().out
+    assert all(job in said for job in JOBS) and "after the night" in said and "not attempted: probe/action-v0" in said
+    assert "\n31 of 100 updates" in said and "\n100 of 100 updates" in said
+    told = json.loads((out / "night.json").read_text())
+    first, second = told["jobs"]
+    assert first["before"]["estimate"] < 0.6 < 0.9 < first["day"]["estimate"] and first["day"]["attempts"] == 10
+    assert 0.7 < first["kept"]["estimate"] < 1.3 and first["kept"]["low"] < first["kept"]["estimate"]
+    assert "probe/gone-v0" in second["missing"] and second["kept"] is None
+    assert [line["step"] for line in read_history(out)] == list(range(1, 101))
+    page = (out / "night.html").read_text()
+    assert "http" not in page.replace("http://www.w3.org", "") and all(job in page for job in JOBS)
     assert np.isfinite(fifteen.evaluate(fifteen.load(out), JOBS[0], episodes=5).mean)
+    # Again: nothing is done twice. Another night has no place there.
+    monkeypatch.setattr(judging, "evaluate", refuse)
+    assert main(order) == 0
+    assert "100 of 100 updates" not in capsys.readouterr().out
+    again = json.loads((out / "night.json").read_text())["jobs"]
+    assert again == [first, second | {"missing": "refused"}]
+    assert main([*order, "--seed", "7"]) == 2 and "begun otherwise (seed differ" in capsys.readouterr().err
     assert main(["sleep"]) == 2 and "no run given" in capsys.readouterr().err
+
+
+def test_the_view_shows_every_job_and_the_time_left():
+    said, now = io.StringIO(), 0.0
+    with night_command.SleepView(Console(file=said, width=80), clock=lambda: now) as view:
+        for step, now in ((1, 0.0), (2, 5.0), (3, 16.0), (4, 17.0)):  # noqa: B007 (the clock reads it)
+            view.write(SleepProgress(step, 4, {"a": 0.5, "b": 0.25}, 65.0))
+    assert said.getvalue().splitlines() == [
+        f"{step} of 4 updates, 1:05 left; distance to the teachers: a 0.5, b 0.25" for step in (1, 3, 4)
+    ]
+    said = io.StringIO()
+    with night_command.SleepView(Console(file=said, width=80, force_terminal=True)) as view:
+        view.write(SleepProgress(1, 4, {"a": 0.5, "b": 0.25}, 65.0))
+    assert all(text in said.getvalue() for text in ("1:05 left", "distance to its teacher", "0.25"))
+
+
+def test_the_command_for_weights_only(runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    out = tmp_path / "merged"
+    order = ["sleep", *map(str, runs), "--weights-only", "--episodes", "2", "--out", str(out)]
+    monkeypatch.chdir(tmp_path)
+    assert main(order) == 0
+    assert not (tmp_path / "store").exists() and fifteen.load(out).provenance["slept"][0]["weights_only"]
+    assert "by their weights alone" in (out / "night.html").read_text()
+    assert main(order) == 0
+    capsys.readouterr()
+    assert main(["sleep", str(runs[0]), "--weights-only", "--out", str(out)]) == 2
+    assert "holds another night" in capsys.readouterr().err
+    assert main([*order[:-1], str(runs[0])]) == 2
+    assert "that no night left there" in capsys.readouterr().err
+
+
+def test_older_jobs_have_a_row_of_their_own(runs, tmp_path):
+    with Store(tmp_path / "store") as store:
+        store.add_run(runs[0])
+        slept = night(runs[1:], store, config=SleepConfig(steps=1))
+        told = judge(tmp_path, slept, cases(slept, store), episodes=2)
+    assert [(one.case.name, sorted(one.returns)) for one in told] == [
+        (JOBS[1], ["before", "day", "night"]),
+        (JOBS[0], ["before", "night"]),
+    ]
+    assert told[1].kept is None and not told[1].missing
+    page = write_night_report(tmp_path).read_text()
+    assert "<small>older</small>" in page
+
+
+def test_as_many_digits_are_shown_as_the_interval_warrants():
+    def told(*numbers):
+        return shown(dict(zip(("estimate", "low", "high"), numbers, strict=True)))
+
+    assert told(158.2, 125.1, 191.2) == "158 [125, 191]" and told(0.9, 0.6907, 1.109) == "0.90 [0.69, 1.11]"
+    assert told(1.0, 1.0, 1.0) == "1 [1, 1]" and told(3.0, None, None) == "3" and shown(None) == ""
+
+
+def test_the_share_kept_has_an_interval_only_where_there_is_a_gain():
+    generator = np.random.default_rng(0)
+    before, day, night_ = (generator.normal(mean, 1.0, 20) for mean in (0.0, 10.0, 8.0))
+    kept = share_kept(before, day, night_)
+    assert kept is not None and kept.low is not None and kept.high is not None
+    assert kept.low < 0.8 < kept.high < kept.low + 0.3
+    assert share_kept(day, before, night_) is None  # it got worse
+    assert share_kept(before, before + 0.1, night_) is None  # cannot be told from nothing
+    assert share_kept([0.0] * 5, [1.0] * 5, [0.5] * 5) == (0.5, 0.5, 0.5)
+    assert mean([3.0]) == (3.0, None, None)
+    ends = np.array(mean([1.0, 2.0, 3.0])[1:], np.float64)
+    np.testing.assert_allclose(ends, [2 - 4.30265 / 3**0.5, 2 + 4.30265 / 3**0.5], rtol=1e-5)
+
+
+def test_the_interval_of_the_share_covers_it_as_often_as_it_says():
+    generator, within = np.random.default_rng(1), 0
+    for _ in range(400):
+        kept = share_kept(*(generator.normal(mean, 2.0, 15) for mean in (0.0, 6.0, 4.5)))
+        assert kept is not None and kept.low is not None and kept.high is not None
+        within += kept.low <= 0.75 <= kept.high
+    assert 0.92 < within / 400 < 0.99

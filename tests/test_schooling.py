@@ -23,7 +23,7 @@ def weights(learner):
     return np.asarray(learner.state.weights)
 
 
-def test_two_n_rounds_are_n_saved_loaded_and_n(tmp_path):
+def test_two_n_rounds_are_n_saved_loaded_and_n(tmp_path, caplog):
     whole, parts = fifteen.new("debug"), fifteen.new("debug")
     steps = 6 * 16 * 16
     fifteen.school(whole, ["bandit/bernoulli"], steps, config=SMALL)
@@ -37,8 +37,12 @@ def test_two_n_rounds_are_n_saved_loaded_and_n(tmp_path):
         callback=lambda progress: rounds.append(progress) or len(rounds) == 3,
     )
     assert stopped.steps == steps // 2
+    arrays, manifest = checkpoint.read(tmp_path / "school")
+    manifest["settings"]["school"]["strictness"] = 0.7  # of a version that had it
+    checkpoint.write(tmp_path / "school", arrays, manifest)
     again = fifteen.new("debug")
     ended = fifteen.school(again, ["bandit/bernoulli"], steps, config=SMALL, run=tmp_path)
+    assert "strictness = 0.7" in caplog.text and "SchoolConfig" in caplog.text
     assert ended.steps == steps
     assert (weights(again) == weights(whole)).all()
     assert (weights(again) != weights(parts)).any()
@@ -71,7 +75,7 @@ def test_several_families_are_one_school():
         (
             {"families": ["bandit"], "config": SchoolConfig(lifetimes=3)},
             RunError,
-            "too few for 4 families with 7 shares",
+            "too few for 4 families with 13 shares",
         ),
     ],
 )
@@ -82,9 +86,9 @@ def test_what_cannot_be_is_refused(settings, error, match):
 
 def test_a_family_that_gives_nan_is_named_and_the_last_save_is_sound(tmp_path, monkeypatch):
     sound = bandits.Bernoulli.step
-    steps = 8 * 16 * 16
+    steps, families = 8 * 16 * 16, ["bandit/gaussian", "bandit/bernoulli"]
     fifteen.school(
-        fifteen.new("debug"), ["bandit"], steps, config=SMALL, run=tmp_path, callback=lambda p: p.steps >= steps // 2
+        fifteen.new("debug"), families, steps, config=SMALL, run=tmp_path, callback=lambda p: p.steps >= steps // 2
     )
     saved = checkpoint.read(tmp_path / "school")[0]
 
@@ -96,7 +100,7 @@ def test_a_family_that_gives_nan_is_named_and_the_last_save_is_sound(tmp_path, m
     learner = fifteen.new("debug")
     before = weights(learner)
     with pytest.raises(RunError, match=r"steps bandit/bernoulli \(\d+ lifetimes\) gave .* not finite"):
-        fifteen.school(learner, ["bandit"], steps, config=SMALL, run=tmp_path)
+        fifteen.school(learner, families, steps, config=SMALL, run=tmp_path)
     assert (weights(learner) == before).all()
     now = checkpoint.read(tmp_path / "school")[0]
     assert all(np.array_equal(now[name], saved[name], equal_nan=True) for name in saved)
@@ -104,7 +108,7 @@ def test_a_family_that_gives_nan_is_named_and_the_last_save_is_sound(tmp_path, m
 
 def test_a_folder_in_use_is_refused(tmp_path):
     with checkpoint.FolderLock(tmp_path), pytest.raises(RunError, match="in use"):
-        fifteen.school(fifteen.new("debug"), ["bandit"], 1000, config=SMALL, run=tmp_path)
+        fifteen.school(fifteen.new("debug"), ["bandit/bernoulli"], 1000, config=SMALL, run=tmp_path)
 
 
 def test_too_little_memory_names_the_setting(monkeypatch):
@@ -113,7 +117,7 @@ def test_too_little_memory_names_the_setting(monkeypatch):
 
     monkeypatch.setattr(schooling, "teach_round", exhausted)
     with pytest.raises(RunError, match="16 lifetimes of 16 ticks: lower `lifetimes`"):
-        fifteen.school(fifteen.new("debug"), ["bandit"], 1000, config=SMALL)
+        fifteen.school(fifteen.new("debug"), ["bandit/bernoulli"], 1000, config=SMALL)
 
 
 def test_two_devices_learn_what_one_does():

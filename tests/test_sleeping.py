@@ -1,13 +1,20 @@
 """Sleep: one learner that does what its instances learned; what cannot be pooled is refused, and nobody is harmed."""
 
+import dataclasses
+import os
+import signal
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import fifteen
+from fifteen import sleeping
 from fifteen.config import SleepConfig
-from fifteen.errors import RunError
+from fifteen.errors import CheckpointError, RunError
 from fifteen.lived import LENGTHS
+from fifteen.model import unravel
 
 JOBS = ("probe/policy-v0", "probe/action-v0")
 NIGHT = SleepConfig(steps=150)
@@ -35,8 +42,9 @@ def test_the_sleeper_does_every_job_that_its_instances_learned(instances):
         assert fifteen.evaluate(fifteen.new("debug", seed=0), job, episodes=40).mean < 0.6
         assert fifteen.evaluate(slept, job, episodes=40).mean > 0.9
     assert all((weights(one) == old).all() for one, old in zip(instances, before, strict=True))
-    assert [progress.step for progress in told] == list(range(15, 151, 15))
+    assert [progress.step for progress in told] == list(range(1, 151))
     assert all(progress.losses.keys() == set(JOBS) for progress in told)
+    assert told[0].seconds_left is None and told[-1].seconds_left == 0.0 < told[20].seconds_left
     assert (slept.state.anchor == slept.state.weights).all()
     assert slept.provenance["slept"][0]["jobs"] == list(JOBS)
 
@@ -54,6 +62,120 @@ def test_a_night_is_the_same_for_the_same_seed_and_can_be_ended(instances):
     assert not (weights(ended) == weights(one)).all() and np.isfinite(weights(ended)).all()
 
 
+def test_a_night_of_steady_minds_changes_only_what_reads_their_memory():
+    work = dataclasses.replace(fifteen.new("debug").work_config, steady=True)
+    parent, found = fifteen.new("debug", seed=0, work=work), []
+    for job in JOBS:
+        learner = fifteen.new("debug", seed=0, work=work)
+        fifteen.work(learner, job, steps=1_000, seed=1)
+        found.append(learner)
+    slept = fifteen.sleep(found, config=NIGHT)
+    before, after = (unravel(one.state.weights, one.config) for one in (parent, slept))
+    for name in ("sense", "sense_norm", "layers", "factor_code", "bin_code"):
+        for old, new in zip(jax.tree.leaves(getattr(before, name)), jax.tree.leaves(getattr(after, name)), strict=True):
+            np.testing.assert_array_equal(old, new)
+    for job in JOBS:
+        assert fifteen.evaluate(slept, job, episodes=40).mean > 0.9
+
+
+def stop_at(step):
+    return lambda progress: progress.step == step
+
+
+def bare(learner):
+    """The same learner without anything that was lived."""
+    return fifteen.Learner(learner.config, learner.state, learner.statistics, provenance=learner.provenance)
+
+
+def test_a_night_that_was_stopped_goes_on_bit_for_bit(instances, tmp_path, monkeypatch):
+    short, older = SleepConfig(steps=12), list(instances[0].lived.values())
+    whole = fifteen.sleep(instances, older=older, seed=3, config=short)
+
+    def night(callback=None, who=instances, **settings):
+        return fifteen.sleep(who, run=tmp_path / "night", **{"seed": 3, "config": short, **settings}, callback=callback)
+
+    half = night(stop_at(5), older=older)
+    assert half.provenance["slept"][0]["steps_done"] == 5 and (weights(half) != weights(whole)).any()
+    for other, named in (({"seed": 4}, "seed"), ({"config": SleepConfig(steps=13)}, "sleep"), ({}, "instances")):
+        with pytest.raises(CheckpointError, match=rf"begun otherwise \({named} differ"):
+            night(**other, who=instances if other else instances[::-1])
+    with pytest.raises(RunError, match="a night that rehearses"):
+        night(older=2 * older)
+    told = []
+
+    def terminate(progress):
+        told.append(progress.step)
+        if progress.step == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    # It goes on without what was lived: its folder has that.
+    stopped = night(terminate, who=[bare(one) for one in instances])
+    assert told[0] == 6 and told[-1] == stopped.provenance["slept"][0]["steps_done"] == 8
+    # Killed within the night: what was saved last counts, and is done again from there.
+    monkeypatch.setattr(sleeping, "SAVE_EVERY_S", 0.0)
+
+    def kill(progress):
+        if progress.step == 11:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        night(kill)
+    assert (tmp_path / "night" / "lessons").is_dir()
+    told.clear()
+    done = night(terminate)
+    assert told == [11, 12]
+    assert (weights(done) == weights(whole)).all() and done.provenance["slept"][0]["steps_done"] == 12
+    # It is over: its lessons are gone, and nothing is done again.
+    assert not (tmp_path / "night" / "lessons").exists()
+    assert (weights(night(told.append, who=[bare(one) for one in instances])) == weights(whole)).all()
+    assert told == [11, 12]
+    assert done.provenance["slept"][0]["jobs"] == [*JOBS, JOBS[0]]
+
+
+def test_a_night_killed_before_its_first_update_begins_anew(instances, tmp_path, monkeypatch):
+    short = SleepConfig(steps=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(sleeping.desk, "save", lambda *_: 1 / 0)  # when the lessons are written, and nothing else
+        with pytest.raises(ZeroDivisionError):
+            fifteen.sleep(instances, config=short, run=tmp_path)
+    slept = fifteen.sleep(instances[:1], config=short, run=tmp_path)
+    assert (weights(slept) == weights(fifteen.sleep(instances[:1], config=short))).all()
+
+
+def test_weights_alone_are_merged_and_nothing_that_was_lived_is_read(instances):
+    strangers = [bare(one) for one in instances]
+    parent = np.array(instances[0].state.anchor)
+    merged = fifteen.sleep(strangers, weights_only=True)
+    drifts = [weights(one) - parent for one in instances]
+    drift = weights(merged) - parent
+    assert all(drift @ one > 0.3 * np.linalg.norm(drift) * np.linalg.norm(one) for one in drifts)
+    assert (merged.state.anchor == merged.state.weights).all()
+    assert merged.provenance["slept"][0]["jobs"] == list(JOBS) and merged.provenance["slept"][0]["weights_only"]
+    # Who has learned nothing takes nothing away.
+    again = fifteen.sleep([*strangers, fifteen.new("debug", seed=0)], weights_only=True)
+    assert (weights(again) == weights(merged)).all()
+    alone = fifteen.sleep(strangers[:1], weights_only=True)
+    np.testing.assert_allclose(weights(alone), weights(instances[0]), atol=1e-6)
+    assert np.isfinite(fifteen.evaluate(merged, JOBS[0], episodes=10).mean)
+
+
+def test_weights_alone_that_cannot_be_merged_are_refused(instances, tmp_path):
+    with pytest.raises(RunError, match="at least one instance"):
+        fifteen.sleep([], weights_only=True)
+    with pytest.raises(RunError, match="instance 2 has another parent"):
+        fifteen.sleep([*instances, fifteen.new("debug", seed=7)], weights_only=True)
+    with pytest.raises(RunError, match="instance 1 is of another size"):
+        fifteen.sleep([instances[0], fifteen.new("small")], weights_only=True)
+    with pytest.raises(RunError, match="still their parent's"):
+        fifteen.sleep([fifteen.new("debug", seed=0)], weights_only=True)
+    with pytest.raises(RunError, match="drop `older` and `run`"):
+        fifteen.sleep(instances, weights_only=True, run=tmp_path)
+    sick = bare(instances[0])
+    sick.state = sick.state._replace(weights=sick.state.weights.at[0].set(jnp.nan))
+    with pytest.raises(RunError, match="instance 1 has weights that are not finite"):
+        fifteen.sleep([instances[0], sick], weights_only=True)
+
+
 def test_older_jobs_are_rehearsed_with_the_parent_as_their_teacher(instances):
     parent = fifteen.sleep(instances[:1], config=NIGHT)
     child = fifteen.Learner(parent.config, parent.state, parent.statistics)
@@ -62,7 +184,8 @@ def test_older_jobs_are_rehearsed_with_the_parent_as_their_teacher(instances):
     slept = fifteen.sleep([child], older=older, config=NIGHT)
     assert fifteen.evaluate(slept, JOBS[0], episodes=40).mean > 0.9
     assert fifteen.evaluate(slept, JOBS[1], episodes=40).mean > 0.9
-    assert slept.provenance["slept"][0]["jobs"] == [JOBS[1], JOBS[0]]
+    assert slept.provenance["slept"][-1]["jobs"] == [JOBS[1], JOBS[0]]
+    assert slept.provenance["slept"][-1]["older"] == [JOBS[0]]
 
 
 def test_what_a_lifetime_leaves_is_what_was_lived(instances):

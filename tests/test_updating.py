@@ -12,7 +12,8 @@ from gymnasium import spaces
 from fifteen.config import SIZES, WorkConfig
 from fifteen.frames import Layout
 from fifteen.instance import new_statistics
-from fifteen.model import deciding
+from fifteen.losses import masked_log_softmax
+from fifteen.model import unravel
 from fifteen.spaces import Hands
 from fifteen.updating import Batch, new_learner_state, update
 
@@ -158,25 +159,51 @@ def test_an_update_moves_the_target_slowly(fresh):
     assert jnp.abs(state.weights - fresh.weights).max() > 1e-4
 
 
-def test_a_schooled_learner_learns_values_before_it_changes_its_mind(fresh):
+def first_of(frame):
+    return bool(LAYOUT.percept(jnp.asarray(frame), None).first)
+
+
+def steady(fresh, batch, **settings):
+    work = dataclasses.replace(WORK, steady=True, **settings)
+    told = dict(config=CONFIG, work=work, layout=LAYOUT, wipe=False)
+    return jax.jit(partial(update, **told))(fresh, batch, STATISTICS, CONTINUOUS)
+
+
+def test_what_perceives_and_remembers_stays_steady(fresh):
     batch = one_step_attempts(np.random.default_rng(0), lambda choice: choice)
-    first = jax.tree.map(lambda x: x[:1], batch)
-    decides = deciding(CONFIG)
-    taught, _ = improve(
-        fresh, batch, STATISTICS, CONTINUOUS
-    )  # a fresh mind's read-outs are zero, and stop all gradients
+    state, metrics = steady(fresh, batch)
+    assert_finite(state, metrics)
+    before, after = unravel(fresh.weights, CONFIG), unravel(state.weights, CONFIG)
+    for name in ("sense", "see", "sense_norm", "layers", "factor_code", "bin_code", "line_frequency", "line_phase"):
+        for old, new in zip(jax.tree.leaves(getattr(before, name)), jax.tree.leaves(getattr(after, name)), strict=True):
+            np.testing.assert_array_equal(old, new)
+    for name in ("trunk", "policy", "advantage_out", "imagined"):
+        assert jnp.abs(getattr(after, name).weight - getattr(before, name).weight).max() > 1e-3
 
-    def changes(updates, easing):
-        state = taught._replace(updates=jnp.int32(updates))
-        work = dataclasses.replace(WORK, easing=easing)
-        settings = dict(config=CONFIG, work=work, layout=LAYOUT, wipe=False)
-        state, _ = jax.jit(partial(update, **settings))(state, first, STATISTICS, CONTINUOUS)
-        return np.asarray(state.weights - taught.weights)
 
-    full, held, halfway = changes(50, 0), changes(50, 50), changes(75, 50)
-    assert decides.any() and (~decides).any()
-    assert (held[decides] == 0).all() and np.allclose(held[~decides], full[~decides], atol=1e-6)
-    np.testing.assert_allclose(halfway[decides], 0.5 * full[decides], atol=1e-6)
-    assert np.abs(full[decides]).max() > 1e-4 and np.abs(full[~decides]).max() > 1e-4
+def test_loyalty_bounds_how_far_the_policy_goes_from_the_parents(fresh):
+    def odds(loyalty):
+        """Log-odds of the better of two actions after learning."""
+        work = dataclasses.replace(WORK, steady=True, loyalty=loyalty)
+        learn = jax.jit(partial(update, config=CONFIG, work=work, layout=LAYOUT, wipe=False))
+        state, random = fresh, np.random.default_rng(0)
+        for _ in range(30):
+            state, _ = learn(state, one_step_attempts(random, lambda choice: choice), STATISTICS, CONTINUOUS)
+        model = unravel(state.weights, CONFIG)
+        codes = model.codes(LAYOUT)
+        frame = next(f for f in one_step_attempts(random, lambda choice: choice).frames[0, 0] if first_of(f))
+        percept = LAYOUT.percept(jnp.asarray(frame), None)
+        x = model.encode(percept, percept.vector, percept.reward, codes)
+        _, x = model.step(jnp.zeros(CONFIG.memory_size), x, jnp.array(False))
+        logits = model.policy_logits(model.features(x), jnp.zeros((1, CONFIG.rank)), codes)
+        log_policy = masked_log_softmax(logits, jnp.arange(codes.shape[1])[None] < 2)[0]
+        return float(log_policy[1] - log_policy[0])
+
+    free, loyal = odds(0.0), odds(1e9)
+    assert free > 3.0  # improvement upon improvement
+    assert 0.5 < loyal < 2.1  # e^1 for the better and e^-1 for the other, once, upon a parent who is of two minds
+
+
+def test_a_schooled_learner_is_steady_loyal_and_acts_as_in_school():
     known = WorkConfig().schooled()
-    assert known.easing > 0 and known.inherited == 0.0 and known.noise_memory == (0.0,)
+    assert known.steady and known.loyalty > 0 and known.inherited == 0.0 and known.noise_memory == (0.0,)

@@ -41,6 +41,11 @@ class BanditState(NamedTuple):
     means: Array  # float32[k], of the next pull
 
 
+class ContextualState(NamedTuple):
+    means: Array  # float32[k], of the next pull
+    context: Array  # float32[CONTEXT]
+
+
 class DriftingState(NamedTuple):
     means: Array  # float32[k], of the next pull
     level: Array  # float32[k], the means without their oscillation
@@ -201,21 +206,22 @@ class Contextual(Bandit):
     def observation_space(self) -> gym.Space:
         return spaces.Box(-1.0, 1.0, (CONTEXT,), np.float32)
 
-    def reset(self, key: Array) -> tuple[BanditState, Array]:
+    def reset(self, key: Array) -> tuple[ContextualState, Array]:
         return self._meet(jax.random.uniform(key, (CONTEXT + 1,)))
 
-    def step(self, state: BanditState, action: Any, key: Array) -> tuple[BanditState, Array, Array, Array]:
+    def step(self, state: ContextualState, action: Any, key: Array) -> tuple[ContextualState, Array, Array, Array]:
         drawn = jax.random.uniform(key, (CONTEXT + 2,))
         reward = (drawn[-1] < picked(state.means, action)).astype(jnp.float32)
         return *self._meet(drawn[:-1]), reward, jnp.array(False)
 
-    def _meet(self, drawn: Array) -> tuple[BanditState, Array]:
+    def _meet(self, drawn: Array) -> tuple[ContextualState, Array]:
         """The next context from CONTEXT + 1 uniform numbers."""
         prototype = jnp.floor(drawn[-1] * PROTOTYPES).astype(jnp.int32)
         near = (jnp.arange(PROTOTYPES) == prototype).astype(jnp.float32)
         context = near @ self.prototypes + self.spread * (2.0 * drawn[:-1] - 1.0)
         context = jnp.clip(context, -1.0, 1.0)
-        return BanditState(jax.nn.sigmoid(near @ self.biases + context @ self.weights)), context
+        means = jax.nn.sigmoid(near @ self.biases + context @ self.weights)
+        return ContextualState(means, context), context
 
 
 @final
@@ -272,7 +278,7 @@ class ContextualFamily(Family):
             arms=k, step_limit=self.pulls, prototypes=prototypes, spread=spread, biases=biases, weights=weights
         )
 
-    def teach(self, job: Contextual, state: BanditState) -> Array:
+    def teach(self, job: Contextual, state: ContextualState) -> Array:
         return best(state.means, TIE)
 
 

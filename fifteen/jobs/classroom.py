@@ -11,20 +11,17 @@ from typing import Any, NamedTuple, final
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gymnasium import spaces
 from jax import Array
 
 from fifteen import instance as instances
 from fifteen.config import MindConfig, SchoolConfig, WorkConfig
-from fifteen.errors import JobError
 from fifteen.frames import Layout, Percept
-from fifteen.hands import Hands
 from fifteen.instance import Instance, felt_reward, new_instance, new_statistics, return_scale, standardise
+from fifteen.jobs.desks import Desk, desk
 from fifteen.jobs.explorers import EXPLORERS, Explorer, Step
 from fifteen.jobs.family import Family
 from fifteen.jobs.native import Job
 from fifteen.model import Model
-from fifteen.senses import Senses, size_of
 
 
 class Lifetimes(NamedTuple):
@@ -67,32 +64,12 @@ class Grades(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Desk:
-    """How one family's jobs meet the mind: static."""
+class _Teaching:
+    """Who teaches one family's jobs, at which desk: static."""
 
     family: Family
     explorer: Explorer | None  # its teacher, where one must find out; else the teacher is the family's own
-    size: int  # D of the observation
-    code: np.ndarray | None  # float32[n, D] of a Discrete observation
-    start: int  # of a Discrete observation
-    continuous: np.ndarray  # bool[D]
-    ordered: int  # bins of a Box action in order, 0 for a Discrete one
-    bins: int
-    low: float
-    high: float
-
-    def sensors(self, observation: Array) -> Array:
-        """float32[D]"""
-        if self.code is not None:
-            return jnp.asarray(self.code)[observation - self.start]
-        return jnp.asarray(observation, jnp.float32).reshape(-1)
-
-    def action(self, choice: Array) -> Array:
-        """The job's action for one of its own bins, int32[]."""
-        if not self.ordered:
-            return choice
-        place = choice.astype(jnp.float32) / (self.ordered - 1)
-        return (self.low + place * (self.high - self.low))[None]
+    desk: Desk
 
     def advise(self, job: Any, notes: Any, state: Any) -> Array | None:
         return self.family.teach(job, state) if self.explorer is None else self.explorer.advise(job, notes, state)
@@ -102,45 +79,14 @@ class _Desk:
 
         All zero where there is no teacher: the cross-entropy to that is no loss.
         """
+        desk = self.desk
         if action is None:
-            return jnp.zeros(self.bins)
-        if not self.ordered:
+            return jnp.zeros(desk.bins)
+        if not desk.ordered:
             return action
-        place = (action[0] - self.low) / (self.high - self.low) * (self.ordered - 1)
-        distance = jnp.abs(jnp.clip(place, 0.0, self.ordered - 1.0) - jnp.arange(self.bins, dtype=jnp.float32))
+        place = (action[0] - desk.low) / (desk.high - desk.low) * (desk.ordered - 1)
+        distance = jnp.abs(jnp.clip(place, 0.0, desk.ordered - 1.0) - jnp.arange(desk.bins, dtype=jnp.float32))
         return jnp.clip(1.0 - distance, 0.0, 1.0)
-
-
-def _desk(family: Family, config: MindConfig) -> _Desk:
-    job = jax.eval_shape(family.sample, jnp.zeros((), jnp.int32), jax.random.key(0))
-    seen, done = job.observation_space, job.action_space
-    senses, shape = Senses(seen, config.slots), Hands(done, config.max_bins).shape
-    if shape.factors != 1 or any(shape.digits):
-        raise JobError(
-            f"the family {family.name} has the action space {done}: a school takes families whose action is one "
-            f"Discrete of at most {config.max_bins} values or one Box dimension"
-        )
-    if not isinstance(seen, spaces.Discrete | spaces.Box) or senses.projected or senses.has_image:
-        raise JobError(
-            f"the family {family.name} has the observation space {seen}: a school takes a Discrete or a Box of at most "
-            f"{config.slots} dimensions"
-        )
-    discrete = isinstance(seen, spaces.Discrete)
-    code = np.stack([senses.encode(seen.start + n).vector for n in range(seen.n)]) if discrete else None
-    size = size_of(seen) if code is None else int(np.flatnonzero(code.any(axis=0))[-1]) + 1
-    box = isinstance(done, spaces.Box)
-    return _Desk(
-        family=family,
-        explorer=EXPLORERS.get(type(family)),
-        size=size,
-        code=None if code is None else code[:, :size],
-        start=int(seen.start) if discrete else 0,
-        continuous=senses.continuous[:size],
-        ordered=shape.ordered[0],
-        bins=shape.ordered[0] if box else int(done.n),
-        low=float(done.low[0]) if box else 0.0,
-        high=float(done.high[0]) if box else 0.0,
-    )
 
 
 @final
@@ -158,33 +104,36 @@ class Classroom:
         work: WorkConfig,
     ):
         """Raises JobError for a family whose spaces a school cannot take."""
-        self.desks = tuple(_desk(family, config) for family in families)
+        shapes = [jax.eval_shape(f.sample, jnp.zeros((), jnp.int32), jax.random.key(0)) for f in families]
+        self.desks = tuple(desk(job, config, f"the family {f.name}") for f, job in zip(families, shapes, strict=True))
+        self.teachings = tuple(
+            _Teaching(family, EXPLORERS.get(type(family)), met)
+            for family, met in zip(families, self.desks, strict=True)
+        )
         self.families, self.templates, self.each = families, templates, each
         self.config, self.school, self.work = config, school, work
-        self.dims = max(desk.size for desk in self.desks)  # D
-        self.bins = max(desk.bins for desk in self.desks)  # B
+        self.dims = max(met.size for met in self.desks)  # D
+        self.bins = max(met.bins for met in self.desks)  # B
         # In turn, so that a part of the lifetimes on one of several devices has all families.
         self.member = jnp.tile(jnp.arange(len(families)), each)  # int32[N]
         self.layout = Layout(config.slots, 1, self.bins, (0,), (-1,), (0,))
         self._continuous = jnp.stack(
-            [jnp.pad(jnp.asarray(desk.continuous), (0, config.slots - desk.size)) for desk in self.desks]
+            [jnp.pad(jnp.asarray(met.continuous), (0, config.slots - met.size)) for met in self.desks]
         )
-        self._own = jnp.array([desk.bins for desk in self.desks])
-        self._limit = jnp.array(
-            [jax.eval_shape(f.sample, jnp.zeros((), jnp.int32), jax.random.key(0)).step_limit for f in families]
-        )
+        self._own = jnp.array([met.bins for met in self.desks])
+        self._limit = jnp.array([job.step_limit for job in shapes])
         self._rollouts = jnp.array([-(-family.lifetime // school.rollout) for family in families])
-        pairs = zip(self.desks, templates, strict=True)
-        self._draws = [jax.jit(partial(self._draw, desk, chosen)) for desk, chosen in pairs]
+        pairs = zip(self.teachings, templates, strict=True)
+        self._draws = [jax.jit(partial(self._draw, teaching, chosen)) for teaching, chosen in pairs]
         self._begin, self._refresh = jax.jit(self._new), jax.jit(self._renewed)
 
     def codes(self, model: Model, member: Array, projected: Array) -> Array:
         """Codes of the bins of lifetimes of the families `member` int32[n], projected bool[n]: float32[n, 1, B, R]."""
         slots = self.config.slots
         rows = []
-        for desk in self.desks:
-            code = model.codes(Layout(slots, 1, desk.bins, (0,), (-1,), (desk.ordered,)))
-            rows.append(jnp.pad(code, ((0, 0), (0, self.bins - desk.bins), (0, 0))))
+        for met in self.desks:
+            code = model.codes(Layout(slots, 1, met.bins, (0,), (-1,), (met.ordered,)))
+            rows.append(jnp.pad(code, ((0, 0), (0, self.bins - met.bins), (0, 0))))
         own = jnp.stack(rows)[member]  # [n, 1, B, R], by the job's own order
         return jnp.where(projected[:, None, None, None], model.bin_code[None, None, : self.bins], own)
 
@@ -216,13 +165,13 @@ class Classroom:
         jobs, states, notes = zip(*parts, strict=True)
         return lifetimes._replace(jobs=jobs, states=states, notes=notes, key=jax.random.key_data(key)), grades
 
-    def _draw(self, desk: _Desk, templates: tuple[int, ...], key: Array) -> tuple[Job, Any, Any]:
+    def _draw(self, teaching: _Teaching, templates: tuple[int, ...], key: Array) -> tuple[Job, Any, Any]:
         """L new jobs of one family, [L, ...], states to begin from and notes."""
         template_key, job_key, state_key = jax.random.split(key, 3)
         chosen = jax.random.choice(template_key, jnp.array(templates, jnp.int32), (self.each,))
-        jobs = jax.vmap(desk.family.sample)(chosen, jax.random.split(job_key, self.each))
+        jobs = jax.vmap(teaching.family.sample)(chosen, jax.random.split(job_key, self.each))
         states, _ = jax.vmap(lambda job, key: job.reset(key))(jobs, jax.random.split(state_key, self.each))
-        notes = () if desk.explorer is None else jax.vmap(desk.explorer.begin)(jobs)
+        notes = () if teaching.explorer is None else jax.vmap(teaching.explorer.begin)(jobs)
         return jobs, jax.tree.map(_strong, states), notes
 
     def _renewed(self, lifetimes: Lifetimes, over: Array, key: Array) -> tuple[Grades, Lifetimes]:
@@ -356,9 +305,9 @@ class Classroom:
         begins, actions = (x.reshape(self.each, len(self.desks)) for x in (begin, action))
         states, notes, rows = [], [], []
         # Families differ in their types, so that no array could hold them all: the loop is over types, not over data.
-        for n, desk in enumerate(self.desks):
+        for n, teaching in enumerate(self.teachings):
             keys = jax.random.split(jax.random.fold_in(key, n), self.each)
-            move = jax.vmap(partial(_move, desk, self.dims, self.bins))
+            move = jax.vmap(partial(_move, teaching, self.dims, self.bins))
             before = lifetimes.jobs[n], lifetimes.states[n], lifetimes.notes[n]
             state, note, *row = move(*before, begins[:, n], actions[:, n], keys)
             states.append(state)
@@ -371,19 +320,20 @@ class Classroom:
 
 
 def _move(
-    desk: _Desk, dims: int, bins: int, job: Any, state: Any, notes: Any, begin: Array, choice: Array, key: Array
+    teaching: _Teaching, dims: int, bins: int, job: Any, state: Any, notes: Any, begin: Array, choice: Array, key: Array
 ) -> tuple[Any, Any, Array, Array, Array, Array]:
     """One tick of one job: begin an attempt, or take a step."""
+    met, explorer = teaching.desk, teaching.explorer
     first = job.reset(key)
-    action = desk.action(jnp.minimum(choice, desk.bins - 1))
+    action = met.action(jnp.minimum(choice, met.bins - 1))
     after, observation, reward, terminated = job.step(state, action, key)
-    if desk.explorer is not None:
-        noted = desk.explorer.note(job, notes, Step(state, action, after, reward, terminated))
+    if explorer is not None:
+        noted = explorer.note(job, notes, Step(state, action, after, reward, terminated))
         notes = jax.tree.map(lambda new, old: jnp.where(begin, old, new), noted, notes)
     both = (after, observation)
     state, observation = jax.tree.map(lambda new, old: _strong(jnp.where(begin, new, old)), first, both)
-    sensors = jnp.pad(desk.sensors(observation), (0, dims - desk.size))
-    taught = jnp.pad(desk.taught(desk.advise(job, notes, state)), (0, bins - desk.bins))
+    sensors = jnp.pad(met.sensors(observation), (0, dims - met.size))
+    taught = jnp.pad(teaching.taught(teaching.advise(job, notes, state)), (0, bins - met.bins))
     return state, notes, sensors, jnp.asarray(reward, jnp.float32), jnp.asarray(terminated, bool), taught
 
 

@@ -27,6 +27,7 @@ MAX_ACTIONS = 15
 
 class DiagnosisState(NamedTuple):
     condition: Array  # int32[]
+    event: Array  # int32[], the last one
 
 
 @final
@@ -53,7 +54,8 @@ class Diagnosis(Job):
 
     def reset(self, key: Array) -> tuple[DiagnosisState, Array]:
         condition = jnp.sum(jax.random.uniform(key) >= self.prior[:-1], dtype=jnp.int32)
-        return DiagnosisState(condition), jnp.zeros((), jnp.int32)
+        nothing = jnp.zeros((), jnp.int32)
+        return DiagnosisState(condition, nothing), nothing
 
     def step(self, state: DiagnosisState, action: Any, key: Array) -> tuple:
         draw, action = jax.random.uniform(key), jnp.asarray(action, jnp.int32)
@@ -63,7 +65,7 @@ class Diagnosis(Job):
         outcome = jnp.where(draw < self.cures[treatment, state.condition], self.benefit, -self.harm)
         reward = jnp.where(treated, outcome, 0.0) - self.costs[action]
         event = jnp.where(treated, 1 + TESTS * RESULTS, 1 + test * RESULTS + result)
-        return state, event, reward, treated
+        return DiagnosisState(state.condition, event), event, reward, treated
 
 
 @final

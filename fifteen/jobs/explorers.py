@@ -6,7 +6,6 @@ as a learner keeps its memory, from what happened and nothing else, and advises 
 would do next. Pure functions; the notes are in the school's state and never in a percept.
 """
 
-import abc
 from typing import Any, NamedTuple, final
 
 import equinox as eqx
@@ -15,59 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from fifteen.jobs.bandits import TIE, Bernoulli, BernoulliFamily
+from fifteen.jobs.bandit_explorers import BernoulliExplorer, ContextualExplorer, DriftingExplorer
+from fifteen.jobs.bandits import TIE, BernoulliFamily, ContextualFamily, DriftingFamily
+from fifteen.jobs.diagnosis import CONDITIONS, RESULTS, TESTS, Diagnosis, DiagnosisFamily, DiagnosisState
 from fifteen.jobs.drawing import best
+from fifteen.jobs.explorer import Explorer, Step
 from fifteen.jobs.family import Family
 from fifteen.jobs.grid_maps import LAKE, LAKE_DISCOUNT, best_of
 from fifteen.jobs.grids import ROOM, DarkRoom, DarkRoomFamily, FrozenLake, FrozenLakeFamily, KeyDoor, KeyDoorFamily
 from fifteen.jobs.mdps import ACTIONS, HORIZON, STATES, TabularMdp, TabularMdpFamily, plan
-
-
-class Step(NamedTuple):
-    """What happened in one step of a job."""
-
-    state: Any  # before
-    action: Array
-    after: Any  # the state
-    reward: Array  # float32[]
-    terminated: Array  # bool[]
-
-
-class Explorer(eqx.Module):
-    @abc.abstractmethod
-    def begin(self, job: Any) -> Any:
-        """The notes of a lifetime that begins: a tree of arrays."""
-
-    @abc.abstractmethod
-    def note(self, job: Any, notes: Any, step: Step) -> Any:
-        """The notes after a step."""
-
-    @abc.abstractmethod
-    def advise(self, job: Any, notes: Any, state: Any) -> Array:
-        """Probabilities of the job's n actions, float32[n]."""
-
-
-@final
-class BernoulliExplorer(Explorer):
-    """The arm whose posterior mean and `width` posterior standard deviations are most, from Beta(1, 1).
-
-    Bayes-UCB (Kaufmann, Cappé and Garivier, 2012) with the quantile of a normal distribution. On the template
-    "uniform" it has 78.3 of 100 pulls and 408 of 500, as the Gittins index has, without knowing how many there are.
-    """
-
-    width: float = eqx.field(static=True, default=1.5)
-
-    def begin(self, job: Bernoulli) -> Array:
-        return jnp.ones((2, job.arms))  # wins and losses, the prior's among them
-
-    def note(self, job: Bernoulli, notes: Array, step: Step) -> Array:
-        pulled = jax.nn.one_hot(step.action, job.arms)
-        return notes + jnp.stack([step.reward, 1.0 - step.reward])[:, None] * pulled[None]
-
-    def advise(self, job: Bernoulli, notes: Array, state: Any) -> Array:
-        count = notes[0] + notes[1]
-        mean = notes[0] / count
-        return best(mean + self.width * jnp.sqrt(mean * (1.0 - mean) / (count + 1.0)), TIE)
+from fifteen.jobs.rules import OVER, TOUCH, Rules, RulesFamily, YardState, towards
 
 
 class Table(NamedTuple):
@@ -217,10 +173,111 @@ class KeyDoorExplorer(Explorer):
         return _search(notes, state.has_key, job.room.ways, state.cell)
 
 
+@final
+class RulesExplorer(Explorer):
+    """The best plan over walks between objects, where a touch that was never tried at a stage is hoped to be good.
+
+    R-max (Brafman and Tennenholtz, 2002) on the decision process of Toro Icarte et al. (2018); steps are discounted by
+    `patience`. Of the rule it uses what was touched only.
+    """
+
+    hope: float = eqx.field(static=True, default=1.0)
+    patience: float = eqx.field(static=True, default=0.95)
+
+    def begin(self, job: Rules) -> Array:
+        return jnp.zeros((OVER, 3), bool)
+
+    def note(self, job: Rules, notes: Array, step: Step) -> Array:
+        before = step.state
+        here = jnp.all(before.objects == before.at[None], axis=1) & (job.meanings[step.action] == TOUCH)
+        return notes | ((jnp.arange(OVER) == before.stage)[:, None] & here[None])
+
+    def advise(self, job: Rules, notes: Array, state: YardState) -> Array:
+        def steps(places: Array) -> Array:
+            """To each object and to touch it, float32[n, 3]."""
+            return 1.0 + jnp.sum(jnp.abs(places[:, None] - state.objects[None]), axis=2).astype(jnp.float32)
+
+        between = self.patience ** steps(state.objects)  # [from, to]
+
+        def touch(later: Array) -> Array:
+            """What a touch is worth, float32[OVER, 3]; later float32[OVER, 3] is the worth of stages at objects."""
+            ahead = jnp.append(later, jnp.zeros((1, 3)), axis=0)[job.next_stages, jnp.arange(3)[None]]
+            return jnp.where(notes, job.pays + ahead, self.hope)
+
+        def back(_: Array, later: Array) -> Array:
+            return jnp.max(between[None] * touch(later)[:, None], axis=2)
+
+        worth = touch(jax.lax.fori_loop(0, 20, back, jnp.zeros((OVER, 3))))[state.stage]
+        return towards(job, state, jnp.argmax(worth * self.patience ** steps(state.at[None])[0]))
+
+
+class Cases(NamedTuple):
+    """What is known of conditions and tests."""
+
+    conditions: Array  # float32[CONDITIONS], how many there were
+    results: Array  # float32[TESTS, CONDITIONS, RESULTS], how many there were
+    seen: Array  # float32[TESTS, RESULTS], in this attempt
+
+
+@final
+class DiagnosisExplorer(Explorer):
+    """The treatment of the highest expected reward, or the test that is worth more than its cost.
+
+    The worth of a test is what one more result lets expect (Howard, 1966, "Information value theory"), and more where
+    it was seldom done. How results depend on conditions is counted, each case as it probably was after its treatment
+    (soft counts: Dempster, Laird and Rubin, 1977). A condition is known by what cures it: cures and costs are the true
+    ones.
+    """
+
+    width: float = eqx.field(static=True, default=0.15)
+    pseudo: float = eqx.field(static=True, default=0.3)
+
+    def begin(self, job: Diagnosis) -> Cases:
+        return Cases(
+            jnp.ones(CONDITIONS),
+            jnp.full((TESTS, CONDITIONS, RESULTS), self.pseudo, jnp.float32),
+            jnp.zeros((TESTS, RESULTS)),
+        )
+
+    def _belief(self, notes: Cases, seen: Array) -> tuple[Array, Array]:
+        """Conditions float32[CONDITIONS], and the odds of each result, as `Cases.results`."""
+        odds = notes.results / jnp.sum(notes.results, axis=2, keepdims=True)
+        return jax.nn.softmax(jnp.log(notes.conditions) + jnp.einsum("tcr,tr->c", jnp.log(odds), seen)), odds
+
+    def note(self, job: Diagnosis, notes: Cases, step: Step) -> Cases:
+        seen = jnp.where(step.state.event == 0, 0.0, notes.seen)
+        tested = ~step.terminated
+        new = (jnp.arange(TESTS * RESULTS) == step.after.event - 1) & tested
+        cured = step.reward + job.costs[step.action] > 0.0
+        chance = job.cures[jnp.maximum(step.action - TESTS, 0)]
+        was = self._belief(notes, seen)[0] * jnp.where(cured, chance, 1.0 - chance)
+        was = jnp.where(tested, 0.0, was / jnp.maximum(jnp.sum(was), 1e-9))
+        return Cases(
+            notes.conditions + was,
+            notes.results + was[None, :, None] * seen[:, None, :],
+            seen + new.astype(jnp.float32).reshape(TESTS, RESULTS),
+        )
+
+    def advise(self, job: Diagnosis, notes: Cases, state: DiagnosisState) -> Array:
+        seen = jnp.where(state.event == 0, 0.0, notes.seen)
+        belief, odds = self._belief(notes, seen)
+        worth = job.cures * (job.benefit + job.harm) - job.harm - job.costs[TESTS:, None]  # [TREATMENTS, CONDITIONS]
+        now = worth @ belief
+        after = jnp.einsum("tcr,c,mc->trm", odds, belief, worth)
+        done = jnp.sum(notes.results, axis=(1, 2)) - self.pseudo * CONDITIONS * RESULTS
+        new = jnp.where(jnp.sum(seen, axis=1) > 0, 0.0, self.width * (job.benefit + job.harm) / jnp.sqrt(1.0 + done))
+        tests = jnp.sum(jnp.max(after, axis=2), axis=1) - job.costs[:TESTS] + new
+        return best(jnp.append(tests, now), TIE)
+
+
 EXPLORERS: dict[type[Family], Explorer] = {
     BernoulliFamily: BernoulliExplorer(),
+    ContextualFamily: ContextualExplorer(),
+    DriftingFamily: DriftingExplorer(),
     TabularMdpFamily: MdpExplorer(),
     FrozenLakeFamily: LakeExplorer(),
     DarkRoomFamily: DarkRoomExplorer(),
     KeyDoorFamily: KeyDoorExplorer(),
+    RulesFamily: RulesExplorer(),
+    DiagnosisFamily: DiagnosisExplorer(),
 }

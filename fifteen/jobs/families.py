@@ -3,14 +3,14 @@
 from collections.abc import Callable, Sequence
 
 from fifteen.errors import JobError
-from fifteen.jobs import bandits, control, diagnosis, grids, linear, mdps, operations, recall, service
+from fifteen.jobs import bandits, control, diagnosis, grids, linear, mdps, operations, recall, rules, service
 from fifteen.jobs.family import Family, OutsideFamily
 from fifteen.jobs.gymnax_family import gymnax_family
 from fifteen.jobs.xland_family import xland_family
 
 FAMILIES: dict[str, Family] = {
     family.name: family
-    for module in (bandits, mdps, grids, control, linear, recall, operations, service, diagnosis)
+    for module in (bandits, mdps, grids, rules, control, linear, recall, operations, service, diagnosis)
     for family in module.FAMILIES
 }
 

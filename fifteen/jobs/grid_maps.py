@@ -151,7 +151,7 @@ def draw_lake(kind: Array, size: Array, goal: Array, inside: Array, key: Array) 
     """The ice of a lake, bool[LAKE, LAKE]; `kind` indexes LAKES."""
     shape = (LAKE, LAKE)
     kind_key, share_key, hole_key, row_key, column_key, bridge_key = jax.random.split(key, 6)
-    share = jax.random.uniform(share_key, (), minval=0.1, maxval=0.4)
+    share = jax.random.uniform(share_key, (), minval=0.1, maxval=0.5)
     row = jax.random.randint(row_key, (), 1, size - 1)
     column = jax.random.randint(column_key, (), 1, size - 1)
     bridges = jax.random.randint(bridge_key, (), 1, 3)

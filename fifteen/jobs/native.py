@@ -2,7 +2,7 @@
 
 import abc
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, final
 
@@ -71,6 +71,7 @@ class NativeStream(Stream):
 
     def __init__(self, job: Job, *, num_envs: int = 1, job_id: str, step_limit: int | None = None):
         """Raises JobError when the job's functions contradict each other or its spaces."""
+        self.job = job
         self.job_id = job_id
         self.num_envs = num_envs
         self.observation_space = job.observation_space
@@ -124,24 +125,11 @@ class NativeStream(Stream):
         }
         for stream, observation in enumerate(self._tick.observations):
             keep(state, f"observation/{stream}", take_apart(self.observation_space, observation))
-        for path, leaf in jax.tree.leaves_with_path(self._job_state):
-            state[f"job{jax.tree_util.keystr(path)}"] = np.array(_data(leaf))
-        return state
+        return state | arrays_of(self._job_state)
 
     def restore(self, state: dict[str, np.ndarray]) -> Tick:
-        def saved(path: tuple, leaf: Array) -> Array:
-            array = state.get(f"job{jax.tree_util.keystr(path)}")
-            like = _data(leaf)
-            if array is None or (array.shape, array.dtype) != (like.shape, like.dtype):
-                raise JobError(
-                    f"this state does not belong to {self.job_id}: its array "
-                    f"{jax.tree_util.keystr(path)!r} is missing or of another shape; open the job "
-                    "with the kwargs that it was saved with"
-                )
-            return _like(jnp.asarray(array), leaf)
-
         check_state(state, ("attempt", "first"), self.job_id, self.num_envs)
-        self._job_state = jax.tree.map_with_path(saved, self._job_state)
+        self._job_state = state_of(state, self._job_state, self.job_id)
         self._seed = int(state["seed"])
         self.faults = faults_from_array(state["faults"])
         self._attempt, self._elapsed = state["attempt"].copy(), state["elapsed"].copy()
@@ -213,19 +201,49 @@ def _move(
 ) -> tuple[Any, Any, Array, Array]:
     """Every stream's next state, observation, reward float32[E] and terminated bool[E]."""
     job = eqx.combine(parameters, static)
+    return jax.vmap(partial(move, job))(seeds, moments, states, actions)
 
-    def move(seed: Array, moment: Array, state: Any, action: Any) -> tuple:
-        begin = moment == 0
-        key = jax.random.fold_in(jax.random.key(seed), moment)
-        first = job.reset(key)
-        state, observation, reward, terminated = job.step(state, action, key)
-        state, observation = jax.tree.map(
-            lambda new, old: _strong(jnp.where(begin, new, old)), first, (state, observation)
-        )
-        reward = jnp.where(begin, 0.0, jnp.asarray(reward, jnp.float32))
-        return state, observation, reward, jnp.asarray(terminated, jnp.bool_) & ~begin
 
-    return jax.vmap(move)(seeds, moments, states, actions)
+def move(job: Job, seed: Array, moment: Array, state: Any, action: Any) -> tuple[Any, Any, Array, Array]:
+    """One tick of one stream: begin an attempt where `moment` is 0, or take a step. Pure.
+
+    seed uint32[], of the attempt; moment int32[], step within it. Returns state, observation, reward float32[] and
+    terminated bool[].
+    """
+    begin = moment == 0
+    key = jax.random.fold_in(jax.random.key(seed), moment)
+    first = job.reset(key)
+    state, observation, reward, terminated = job.step(state, action, key)
+    state, observation = jax.tree.map(lambda new, old: _strong(jnp.where(begin, new, old)), first, (state, observation))
+    reward = jnp.where(begin, 0.0, jnp.asarray(reward, jnp.float32))
+    return state, observation, reward, jnp.asarray(terminated, jnp.bool_) & ~begin
+
+
+def no_state(job: Job) -> Any:
+    """Zeros in the shape of a job's state, before its first attempt has begun."""
+    state, _ = jax.eval_shape(job.reset, jax.random.key(0))
+    return jax.tree.map(lambda leaf: _empty(leaf, 1)[0], state)
+
+
+def arrays_of(job_state: Any) -> dict[str, np.ndarray]:
+    """A job's state as arrays to be saved."""
+    leaves = jax.tree.leaves_with_path(job_state)
+    return {f"job{jax.tree_util.keystr(path)}": np.array(_data(leaf)) for path, leaf in leaves}
+
+
+def state_of(arrays: Mapping[str, np.ndarray], like: Any, job_id: str) -> Any:
+    """The state whose `arrays_of` these are, `like` another of the job. JobError where they do not fit."""
+
+    def saved(path: tuple, leaf: Array) -> Array:
+        array, data = arrays.get(f"job{jax.tree_util.keystr(path)}"), _data(leaf)
+        if array is None or (array.shape, array.dtype) != (data.shape, data.dtype):
+            raise JobError(
+                f"this state does not belong to {job_id}: its array {jax.tree_util.keystr(path)!r} is missing or of "
+                "another shape; open the job with the kwargs that it was saved with"
+            )
+        return _like(jnp.asarray(array), leaf)
+
+    return jax.tree.map_with_path(saved, like)
 
 
 def _checked_shapes(job: Job, action: Any, job_id: str) -> Any:

@@ -1,0 +1,235 @@
+"""The transport "vectorised": all instances of a round in this process, their jobs on the device.
+
+Each is kept, saved and told of as a run of `fifteen.work` is, in a folder of its own; what is shared is the process,
+what is compiled, and every call of the device for a block of ticks. Acting goes on while updates are computed, with the
+weights of one block ago, as in `work`: what is computed does not depend on timing.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Protocol, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fifteen import crew
+from fifteen.errors import FifteenError, JobError, RunError
+from fifteen.fleet_member import Member, NeedsProcess, Task
+from fifteen.jobs.native import no_state, state_of
+from fifteen.learner import load
+
+SAVE_EVERY_S = 20.0
+
+
+class Board(Protocol):
+    """Where it is told how the instances stand."""
+
+    def begun(self, number: int) -> None: ...
+
+    def stands(self, number: int, steps: int) -> None: ...
+
+    def ended(self, number: int, how: Any, why: str) -> None: ...
+
+
+def work_together(tasks: Sequence[Task], parent: Path, board: Board, stop: Callable[[], bool], workers: int) -> None:
+    """Let all of them work until they have finished, or `stop` says so: then they are saved.
+
+    parent: the folder of what they begin as. workers: threads that learn. A job that cannot be opened, and an instance
+    whose numbers are not finite, fails by name and harms no other. Raises RunError, before anything has begun, that
+    names the assignments that need a process of their own.
+    """
+    born = load(parent)
+    with ExitStack() as stack:
+        members: list[Member] = []
+        broken: list[tuple[int, JobError]] = []
+        refused = []
+        for task in tasks:
+            try:
+                members.append(Member(task, born))
+            except JobError as error:
+                broken.append((task.number, error))
+            except NeedsProcess as error:
+                refused.append(str(error))
+        if refused:
+            raise RunError(f"these cannot work in one process, give transport='processes': {'; '.join(refused)}")
+        for number, error in broken:
+            board.ended(number, "failed", f"JobError: {error}")
+        pool = stack.enter_context(ThreadPoolExecutor(workers, "fifteen-update"))
+        ready: dict[str, list[Member]] = {}
+        for member in members:
+            try:
+                member.open(stack)
+            except FifteenError as error:
+                board.ended(member.task.number, "failed", f"{type(error).__name__}: {error}")
+                continue
+            ready.setdefault(member.task.assignment["learn"], []).append(member)
+            board.begun(member.task.number)
+        shifts = [_Shift(ones, board, pool) for ones in ready.values()]
+        while any(shift.open for shift in shifts) and not stop():
+            for shift in shifts:
+                shift.block()
+        for shift in shifts:
+            shift.save()
+
+
+@final
+class _Shift:
+    """Members who learn in the same way, and the arrays of all of them."""
+
+    def __init__(self, members: Sequence[Member], board: Board, pool: ThreadPoolExecutor):
+        kinds = crew.kinds([member.stream.job for member in members])
+        self.members = [members[n] for n in sorted(range(len(members)), key=lambda n: (kinds[n], n))]
+        first, self._board, self._pool = self.members[0], board, pool
+        self._learns = first.assignment["learn"] != "context"
+        config, work, wipe = first.config, first.work, first.assignment["learn"] == "weights"
+        jobs, desks = [one.stream.job for one in self.members], [one.desk for one in self.members]
+        self._work = work
+        self._crew, self._jobs = crew.new_crew(jobs, desks, config=config, work=work, wipe=wipe)
+        # One call for all is one launch of many small kernels; a CPU computes no faster for it, and has its cores busy
+        # with one instance each.
+        self._at_once = jax.default_backend() != "cpu"
+        self._update = crew.compiled_update(config, work, wipe, self._crew.lines, self._at_once)
+        keys = jnp.stack([jax.random.key(one.assignment["seed"]) for one in self.members])
+        self._lives = crew.new_lives(first.inherited, keys, config=config, work=work)
+        states = [no_state(job) for job in jobs]
+        for n, one in enumerate(self.members):
+            if (saved := one.saved) is not None and "life.over" in saved:
+                own = jax.tree.map(lambda leaf, n=n: leaf[n], self._lives)
+                own = jax.tree.map_with_path(lambda path, _, saved=saved: jnp.asarray(saved[_name(path)]), own)
+                self._lives = jax.tree.map(lambda all, mine, n=n: all.at[n].set(mine), self._lives, own)
+                states[n] = state_of(saved, states[n], one.stream.job_id)
+            one.saved = None
+        self._states = crew.stacked(self._crew.kinds, states)
+        self._weights = jnp.stack([one.acting for one in self.members])
+        self._total = jnp.array([one.assignment["steps"] for one in self.members], jnp.int32)
+        self._continuous, self._line = self._crew.continuous, self._crew.line
+        # Without updates nothing waits for the end of a block: fewer calls.
+        self._ticks = work.block if self._learns else 8 * work.block
+        self._pending: list[tuple[int, Future, bool]] = []  # member, its update, whether with those of all
+        self._saved_at = time.monotonic()
+
+    @property
+    def open(self) -> list["Member"]:
+        return [one for one in self.members if one.reason is None]
+
+    def block(self) -> None:
+        """One block of ticks of all members, and of updates of those who learn."""
+        if not self.open:
+            return
+        seeds = np.array([one.next_seeds(self._ticks)[: self._ticks] for one in self.members], np.uint32)
+        self._lives, self._states, rows = self._crew.act(
+            self._weights, self._lives, self._states, self._jobs, seeds, self._total
+        )
+        rows = crew.Rows(*(np.asarray(x) for x in rows))
+        whole: list[int] = []
+        ending: list[int] = []
+        for n, one in enumerate(self.members):
+            if one.reason is not None:
+                continue
+            count = one.take_in(rows, n)
+            if not all(np.isfinite(x[n, :count]).all() for x in rows[:3]):
+                self._fail(n, "what it perceived or decided is not finite")
+            else:
+                (whole if count == self._ticks else ending).append(n)
+        self.finish()
+        if self._learns:
+            self._publish()
+            self._learn([n for n in whole if self.members[n].reason is None])
+        for n in ending:
+            if self.members[n].reason is None:
+                self.members[n].reason = "steps"
+                self._board.stands(self.members[n].task.number, self.members[n].recorder.step)
+                self._save(n)
+                if self.members[n].reason == "steps":
+                    self._board.ended(self.members[n].task.number, "finished", "")
+        for n in whole:
+            if self.members[n].reason is None:
+                self.members[n].tell()
+                self._board.stands(self.members[n].task.number, self.members[n].recorder.step)
+        # What a ring has overwritten can no longer be saved.
+        full = any(one.unsaved + self._ticks > one.experience.capacity for one in self.open)
+        if full or time.monotonic() - self._saved_at >= SAVE_EVERY_S:
+            self.save()
+
+    def _publish(self) -> None:
+        for one in self.members:
+            one.acting = one.learner.state.weights
+        self._weights = jnp.stack([one.acting for one in self.members])
+
+    def _learn(self, which: Sequence[int]) -> None:
+        """Begin the updates of these members, in the background."""
+        work = self._work
+        updates = max(1, round(work.block * work.updates_per_step))
+        due = [
+            n
+            for n in which
+            if self.members[n].experience.count[0] >= work.warmup
+            and self.members[n].experience.available(work.sequence)
+        ]
+        # Copies: the arrays of the lives are given away at the next block.
+        statistics = jax.tree.map(np.array, self._lives.instance.statistics)
+        told = {n: self._lesson(n, updates, statistics) for n in due}
+        if self._at_once and due:
+            # Always as many as there are members, so that nothing is compiled again; what nobody asked for is thrown
+            # away.
+            lessons = tuple(told.get(n, told[due[0]]) for n in range(len(self.members)))
+            future = self._pool.submit(self._run, lessons)
+            self._pending = [(n, future, True) for n in due]
+        else:
+            self._pending = [(n, self._pool.submit(self._run, *lesson), False) for n, lesson in told.items()]
+
+    def _lesson(self, n: int, updates: int, statistics: Any) -> tuple:
+        """Arguments of the update of a member."""
+        one = self.members[n]
+        own = jax.tree.map(lambda leaf: leaf[n], statistics)
+        return one.learner.state, one.batch(updates), own, self._continuous[n], self._line[n]
+
+    def _run(self, *lesson: Any) -> Any:
+        return jax.block_until_ready(self._update(*lesson))
+
+    def finish(self) -> None:
+        """Take over the updates that are under way."""
+        for n, future, several in self._pending:
+            one = self.members[n]
+            state, losses = future.result()[n] if several else future.result()
+            if one.reason is not None:
+                continue
+            if np.isfinite(np.asarray(state.weights)).all():
+                one.learner.state = state
+                one.losses = {name: float(value) for name, value in losses.items()}
+            else:
+                self._fail(n, f"its weights are not finite after {int(state.updates)} updates")
+        self._pending = []
+
+    def save(self) -> None:
+        """All who are at work, as they stand."""
+        self.finish()
+        for n, one in enumerate(self.members):
+            if one.reason is None:
+                self._save(n)
+        self._saved_at = time.monotonic()
+
+    def _save(self, n: int) -> None:
+        """A disk that is full is the end of this member, as it would be in a process of its own."""
+        one, life = self.members[n], jax.tree.map(lambda leaf: np.array(leaf)[n], self._lives)
+        one.learner.statistics = jax.tree.map(lambda leaf: jnp.array(leaf), life.instance.statistics)
+        named = {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(life)}
+        try:
+            one.tell()
+            one.save(named | self._crew.arrays(self._states)[n])
+        except FifteenError as error:
+            self._fail(n, f"{type(error).__name__}: {error}")
+
+    def _fail(self, n: int, why: str) -> None:
+        one = self.members[n]
+        one.reason = "failed"
+        self._lives = self._lives._replace(over=self._lives.over.at[n].set(True))
+        self._board.ended(one.task.number, "failed", f"{why}; its run is as it was last saved")
+
+
+def _name(path: tuple) -> str:
+    return f"life{jax.tree_util.keystr(path)}"

@@ -1,0 +1,142 @@
+"""What a night learns from, and a night's folder: its lessons, written once, and where it stands.
+
+manifest.json, state-*    the weights so far, the optimiser's moments, the settings; see `checkpoint`
+lessons/000/ ...          of every job: the sequences and the weights of its teacher; gone once the night is over
+"""
+
+import dataclasses
+import json
+import shutil
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from fifteen import checkpoint
+from fifteen.config import MindConfig, WorkConfig
+from fifteen.distilling import Dream, Study, dream
+from fifteen.errors import CheckpointError
+from fifteen.frames import Layout
+from fifteen.instance import Statistics
+from fifteen.lived import Lived
+from fifteen.updating import Batch
+
+LESSONS = "lessons"
+
+
+@final
+@dataclass(frozen=True)
+class Lesson:
+    """What was lived on a job, and who teaches it."""
+
+    lived: Lived
+    teacher: Array  # float32[P], weights
+    older: bool  # of an earlier day: the parent teaches it, and reads it as on a first day
+
+    def dream(self, mind: MindConfig, work: WorkConfig) -> Dream:
+        lived, statistics = self.lived, jax.tree.map(jnp.asarray, self.lived.statistics)
+        batch, continuous = jax.tree.map(jnp.asarray, lived.batch), jnp.asarray(lived.continuous)
+        return dream(self.teacher, batch, statistics, continuous, mind, work, lived.layout, lived.wipe, self.older)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A night that a folder holds."""
+
+    id: str  # of the night: its lessons carry it
+    about: Mapping[str, Any]  # what it was begun with: JSON-able
+    jobs: tuple[str, ...]  # of every lesson
+    older: tuple[str, ...]  # those of earlier days among them
+    step: int  # updates done
+    seconds: float  # that went into it
+
+
+def begun(about: Mapping[str, Any], lessons: Sequence[Lesson]) -> Begun:
+    """A new night."""
+    older = tuple(lesson.lived.job for lesson in lessons if lesson.older)
+    return Begun(uuid.uuid4().hex, about, tuple(lesson.lived.job for lesson in lessons), older, 0, 0.0)
+
+
+def start(folder: Path, about: Mapping[str, Any], lessons: Sequence[Lesson]) -> Begun:
+    """Write the lessons of a new night. Until `save` has been called the folder holds no night."""
+    night = begun(about, lessons)
+    for number, lesson in enumerate(lessons):
+        lived, batch = lesson.lived, lesson.lived.batch
+        arrays = {"teacher": lesson.teacher, "continuous": lived.continuous}
+        arrays |= {f"statistics/{name}": value for name, value in lived.statistics._asdict().items()}
+        arrays |= {f"batch/{name}": value for name, value in batch._asdict().items() if value is not None}
+        told = {"what": "lesson", "night": night.id, "job": lived.job, "wipe": lived.wipe, "older": lesson.older}
+        layout = dataclasses.asdict(lived.layout)
+        named = {name: np.asarray(array) for name, array in arrays.items()}
+        checkpoint.write(_place(folder, number), named, {**told, "layout": layout})
+    return night
+
+
+def save(folder: Path, night: Begun, study: Study) -> None:
+    """Replace what the folder says of where the night stands."""
+    arrays = {name: np.asarray(leaf) for name, leaf in _named(study).items()}
+    checkpoint.write(folder, arrays, {"what": "night", **dataclasses.asdict(night)})
+
+
+def end(folder: Path) -> None:
+    """Remove the lessons of a night that is over and saved."""
+    shutil.rmtree(folder / LESSONS, ignore_errors=True)
+
+
+def holds_night(folder: Path) -> bool:
+    return (folder / checkpoint.MANIFEST).is_file()
+
+
+def resumed(folder: Path, about: Mapping[str, Any], study: Study) -> tuple[Begun, Study]:
+    """Where the night in a folder stands. study: what one looks like.
+
+    Raises CheckpointError where it was begun with something else, and says with what.
+    """
+    arrays, manifest = checkpoint.read(folder)
+    if manifest.get("what") != "night":
+        raise CheckpointError(f"{folder} holds no night but a {manifest.get('what')!r}: give another folder")
+    asked = json.loads(json.dumps(about))  # as it was written
+    if differs := [name for name in asked if manifest["about"].get(name) != asked[name]]:
+        raise CheckpointError(
+            f"{folder} holds a night that was begun otherwise ({', '.join(differs)} differ): give another folder, or "
+            "begin it as it was begun"
+        )
+    restored = jax.tree.map_with_path(lambda path, _: jnp.asarray(arrays[jax.tree_util.keystr(path)]), study)
+    jobs, older = tuple(manifest["jobs"]), tuple(manifest["older"])
+    return Begun(manifest["id"], asked, jobs, older, manifest["step"], manifest["seconds"]), restored
+
+
+def read(folder: Path, night: Begun) -> list[Lesson]:
+    """The lessons of the night in a folder, as they were written. Raises CheckpointError where one is not sound."""
+    return [_read(_place(folder, number), night) for number in range(len(night.jobs))]
+
+
+def _read(place: Path, night: Begun) -> Lesson:
+    arrays, told = checkpoint.read(place)
+    if told.get("night") != night.id:
+        raise CheckpointError(f"{place} belongs to another night: begin this one anew in another folder")
+    layout: dict[str, Any] = told["layout"]
+    layout |= {name: tuple(value) for name, value in layout.items() if isinstance(value, list)}
+    lived = Lived(
+        told["job"],
+        Layout(**layout),
+        arrays["continuous"],
+        told["wipe"],
+        Statistics(*(jnp.asarray(arrays[f"statistics/{name}"]) for name in Statistics._fields)),
+        Batch(*(arrays.get(f"batch/{name}") for name in Batch._fields)),  # pyright: ignore[reportArgumentType]
+    )
+    return Lesson(lived, jnp.asarray(arrays["teacher"]), told["older"])
+
+
+def _place(folder: Path, number: int) -> Path:
+    return folder / LESSONS / f"{number:03}"
+
+
+def _named(study: Study) -> dict[str, Array]:
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(study)}

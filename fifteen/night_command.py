@@ -1,0 +1,178 @@
+"""What `fifteen sleep` does."""
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import final
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from fifteen.checkpoint import MANIFEST, FolderLock
+from fifteen.commands import Sleep
+from fifteen.config import SleepConfig
+from fifteen.errors import RunError
+from fifteen.judging import RESULTS, WHO, cases, judge
+from fifteen.learner import Learner
+from fifteen.lessons import holds_night
+from fifteen.log import duration, number
+from fifteen.night_report import append_history, name, shown, write_night_report
+from fifteen.nights import Night, night
+from fifteen.sleeping import SleepProgress, fingerprint
+from fifteen.store import Store
+
+NIGHT = "night"
+
+
+@final
+class SleepView:
+    """A night: live where there is a terminal; elsewhere plain lines, at most one every 15 s."""
+
+    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._clock = clock
+        self._every_s = 1.0 if console.is_terminal else 15.0
+        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._shown: float | None = None
+
+    def __enter__(self) -> "SleepView":
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def write(self, progress: SleepProgress) -> None:
+        last = progress.step >= progress.steps
+        if not last and self._shown is not None and self._clock() - self._shown < self._every_s:
+            return
+        self._shown = self._clock()
+        if self._live is not None:
+            self._live.update(sleep_table(progress), refresh=True)
+        else:
+            losses = ", ".join(f"{job} {number(loss)}" for job, loss in progress.losses.items())
+            line = f"{_updates(progress)}; distance to the teachers: {losses}"
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def sleep_table(progress: SleepProgress) -> RenderableType:
+    """Distance of each job to its teacher, in nats."""
+    table = Table(title=_updates(progress), title_justify="left", border_style="dim")
+    table.add_column("job")
+    table.add_column("distance to its teacher", justify="right")
+    for job, loss in progress.losses.items():
+        table.add_row(job, number(loss))
+    return table
+
+
+def _updates(progress: SleepProgress) -> str:
+    left = "" if progress.seconds_left is None else f", {duration(progress.seconds_left)} left"
+    return f"{progress.step:,} of {progress.steps:,} updates{left}"
+
+
+def run_sleep(command: Sleep, parent: Learner | None, folder: Path, console: Console) -> int:
+    """folder: where the learner is saved."""
+    if not command.runs:
+        raise RunError("no run given. Name the folders of a day's runs: fifteen sleep runs/a runs/b")
+    with ExitStack() as stack:
+        stack.enter_context(FolderLock(folder))
+        _check(folder, command.weights_only)
+        store = None
+        if not command.weights_only:
+            console.print("reading what was lived; the first minute goes into compiling", style="dim")
+            store = stack.enter_context(Store(command.store))
+        with SleepView(console) as view:
+
+            def tell(progress: SleepProgress) -> None:
+                append_history(folder, progress)
+                view.write(progress)
+
+            slept = night(
+                command.runs,
+                store,
+                parent=parent,
+                seed=command.seed,
+                config=SleepConfig(steps=command.steps),
+                run=None if store is None else folder / NIGHT,
+                callback=tell,
+            )
+        for run, reason in slept.left_out:
+            console.print(f"left out: {run}: {reason}", style="yellow", highlight=False, soft_wrap=True)
+        if slept.interrupted:
+            return _say_interrupted(folder, console)
+        _check_same(folder, slept)
+        slept.learner.save(folder)
+        try:
+            _judge(command, slept, store, parent, folder, console)
+        except KeyboardInterrupt:
+            write_night_report(folder)
+            return _say_interrupted(folder, console)
+        page = write_night_report(folder)
+        _say(slept, json.loads((folder / RESULTS).read_text(encoding="utf-8")), console)
+    console.print(f"learner: {folder}\nreport:  {page}", soft_wrap=True, highlight=False)
+    return 0
+
+
+def _check(folder: Path, weights_only: bool) -> None:
+    """Nothing that lies in the folder is written over but a night's own learner."""
+    other = (folder / "config.json").exists() or ((folder / MANIFEST).exists() and not (folder / RESULTS).exists())
+    if other and not holds_night(folder / NIGHT):
+        raise RunError(f"{folder} holds a learner or a run that no night left there: give another --out")
+    if weights_only and holds_night(folder / NIGHT):
+        raise RunError(f"{folder} holds a night with experience: give another --out for one of weights only")
+
+
+def _check_same(folder: Path, slept: Night) -> None:
+    """A merge of weights has no folder of its own that would tell."""
+    if not (folder / RESULTS).exists():
+        return
+    told = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+    if told["asked"]["sleeper"] != fingerprint(slept.learner.state.weights):
+        raise RunError(f"{folder} holds another night, of {', '.join(told['took_part'])}: give another --out")
+
+
+def _judge(
+    command: Sleep, slept: Night, store: Store | None, parent: Learner | None, folder: Path, console: Console
+) -> None:
+    columns = TextColumn("comparing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("", total=None)
+        judge(
+            folder,
+            slept,
+            cases(slept, store),
+            parent=parent,
+            episodes=command.episodes,
+            seed=command.seed,
+            callback=lambda done, every: progress.update(bar, completed=done, total=every),
+        )
+
+
+def _say(slept: Night, told: dict, console: Console) -> None:
+    if slept.older:
+        console.print(f"rehearsed from earlier days: {', '.join(slept.older)}", highlight=False, soft_wrap=True)
+    jobs = told["jobs"]
+    if not told["asked"]["episodes"]:
+        return
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for head in ("Job", "before", "after the day", "after the night", "share kept"):
+        table.add_column(head)
+    for job in jobs:
+        if not job["missing"]:
+            table.add_row(name(job, jobs), *(shown(job.get(who)) for who in WHO), shown(job["kept"], 2))
+    console.print(table)
+    for job in jobs:
+        if job["missing"]:
+            why = f"not attempted: {name(job, jobs)}: {job['missing']}"
+            console.print(why, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def _say_interrupted(folder: Path, console: Console) -> int:
+    console.print("interrupted, and saved. To go on: the same command with", f"--out {folder}", soft_wrap=True)
+    return 130

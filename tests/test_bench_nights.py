@@ -1,0 +1,260 @@
+"""What the benchmarks of nights conclude, on measurements that are known; and one of them end to end, tiny."""
+
+import argparse
+import json
+import math
+import sys
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fifteen
+from fifteen.config import SIZES
+from fifteen.frames import Layout
+from fifteen.instance import new_statistics
+from fifteen.learner import Learner
+from fifteen.log import WorkLog
+from fifteen.model import unravel
+from fifteen.updating import Batch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
+
+import amalgamate  # noqa: E402
+import growth  # noqa: E402
+import many_jobs  # noqa: E402
+import merging_rivals  # noqa: E402
+import sequence  # noqa: E402
+
+TASK = many_jobs.Task("a", "a-v0", random=-10.0, reference=90.0)
+JOBS = ("key-door-wall", "dark-room-torus")  # of one shape: compiled once
+
+
+# -------------------------------------------------------------------------------------------------------- rivals
+
+PARENT = jnp.array([1.0, 1.0, 1.0, 1.0, 1.0])
+WEIGHTS = jnp.array([[2.0, 1.0, 0.0, 1.1, 5.0], [4.0, 1.0, 2.5, 1.0, -1.0]])
+
+
+def test_averaging_and_task_arithmetic():
+    np.testing.assert_allclose(merging_rivals.averaged(WEIGHTS), [3.0, 1.0, 1.25, 1.05, 2.0], rtol=1e-6)
+    np.testing.assert_allclose(
+        merging_rivals.task_arithmetic(WEIGHTS, PARENT, 0.5), [3.0, 1.0, 1.25, 1.05, 2.0], rtol=1e-6
+    )
+    np.testing.assert_allclose(merging_rivals.task_arithmetic(WEIGHTS, PARENT), [2.6, 1.0, 1.2, 1.04, 1.8], rtol=1e-6)
+
+
+def test_ties_trims_elects_a_sign_and_merges_those_that_agree():
+    # Task vectors [1, 0, -1, .1, 4] and [3, 0, 1.5, 0, -2]. Signs elected: +, none, +, +, +.
+    np.testing.assert_allclose(merging_rivals.ties(WEIGHTS, PARENT, kept=1.0), [3.0, 1.0, 2.5, 1.1, 5.0], rtol=1e-6)
+    # The two largest of five, then the largest of each.
+    np.testing.assert_allclose(merging_rivals.ties(WEIGHTS[1:], PARENT, kept=0.4), [4.0, 1.0, 1.0, 1.0, -1.0])
+    np.testing.assert_allclose(merging_rivals.ties(WEIGHTS, PARENT, kept=0.2), [4.0, 1.0, 1.0, 1.0, 5.0])
+
+
+def test_fisher_merging_weighs_by_what_matters_and_averages_what_does_not():
+    fisher = jnp.array([[3.0, 1.0, 0.0, 0.0, 1.0], [1.0, 1.0, 0.0, 2.0, 0.0]])
+    merged = merging_rivals.fisher_merged(WEIGHTS, fisher)
+    np.testing.assert_allclose(merged, [2.5, 1.0, 1.25, 1.0, 5.0], atol=1e-4)
+
+
+def test_diagonal_fisher_is_that_of_the_policy():
+    """Against the definition, row by row: E over all actions of the square of the score."""
+    config = SIZES["debug"]
+    layout = Layout(config.slots, 1, 3, (0,), (-1,), (0,))
+    weights = fifteen.new("debug", seed=0).state.weights
+    random = np.random.default_rng(0)
+    count, rows = 200, 1  # one row, for which the sum over actions is exact
+    frames = np.zeros((1, rows, layout.percept_size), np.float32)
+    frames[..., :3] = random.normal(size=(1, rows, 3))
+    frames[..., layout.slots + 7], frames[..., -1] = 1.0, -1.0
+    decisions = np.ones((1, rows, layout.decision_size), np.float32)
+    batch = Batch(jnp.asarray(frames), None, jnp.asarray(decisions), jnp.zeros((1, config.memory_size)))
+    statistics, continuous = new_statistics(config.slots), jnp.ones(config.slots, bool)
+    many = jax.tree.map(lambda x: jnp.repeat(x, count, axis=0), batch)
+    of = partial(merging_rivals.diagonal_fisher, config=config, layout=layout, wipe=False)
+    found = jax.jit(of)(weights, many, statistics, continuous, jax.random.key(0))
+
+    def log_policy(weights):
+        model = unravel(weights, config)
+        codes = model.codes(layout)
+        percept = layout.percept(batch.frames[0, 0], None)
+        sensors = jnp.clip(percept.vector * jax.lax.rsqrt(jnp.float32(1.0 + 1e-8)), -8.0, 8.0)
+        x = model.encode(percept, sensors, percept.reward / 1e-12, codes)
+        _, x = model.unroll(batch.memory[0], x[None], percept.first[None])
+        choice = batch.decisions[0, 0, :1].astype(jnp.int32)
+        logits = model.policy_logits(model.features(x[0]), model.digit_prefix(choice, codes, layout.digits), codes)
+        return jax.nn.log_softmax(logits[0])
+
+    scores = jax.jit(jax.jacobian(log_policy))(weights)  # [B, P]
+    exact = jnp.sum(jnp.exp(jax.jit(log_policy)(weights))[:, None] * scores**2, axis=0)
+    assert float(jnp.sum(exact)) > 0
+    assert float(jnp.sum(found)) == pytest.approx(float(jnp.sum(exact)), rel=0.15)
+    assert float(jnp.corrcoef(found, exact)[0, 1]) > 0.97
+
+
+# --------------------------------------------------------------------------------------------------- conclusions
+
+
+def log_of(returns, length):
+    n = np.zeros(len(returns))
+    lengths = np.full(len(returns), length)
+    return WorkLog(np.array(returns, float), lengths, np.cumsum(lengths), n, n, n, {}, (), "steps")
+
+
+def test_competence_is_the_step_that_ends_the_first_good_window():
+    assert TASK.normalised(60.0) == 0.7
+    returns = [0.0] * 5 + [60.0] * 12
+    assert many_jobs.steps_to_competence(TASK, log_of(returns, 3), 1_000) == 15 * 3
+    assert many_jobs.steps_to_competence(TASK, log_of(returns, 3), 44) is None
+    assert many_jobs.steps_to_competence(TASK, log_of([59.0] * 40, 3), 1_000) is None
+
+
+def test_share_kept_leaves_out_jobs_without_a_gain():
+    parent = {"a": 0.1, "b": 0.5, "c": 0.9}
+    instance = {"a": 0.9, "b": 1.0, "c": 1.0}
+    found = amalgamate.shares(parent, instance, {"a": 0.5, "b": 1.1, "c": 0.0})
+    assert found == pytest.approx({"a": 0.5, "b": 1.2})
+    assert amalgamate.shares(parent, instance, {"c": 0.0}) == {}
+
+
+def amalgamated(kept, sleeper):
+    next_ = f"next/{many_jobs.NEXT[0].name}"
+    measured = {"parent/a": 0.0, "instance/a": 1.0, "parent/b": 0.5, "instance/b": 1.0, "parent/c": 0.0}
+    measured |= {"instance/c": 0.1, "sleep 8": {"a": kept, "b": 1.0, "c": 0.0}}
+    return {
+        "steps": 800,
+        "measured": {
+            **measured,
+            f"{next_}/parent": None,
+            f"{next_}/sleep": sleeper,
+            f"{next_}/a": 400,
+            f"{next_}/b": 500,
+        },
+    }
+
+
+def test_amalgamation_over_seeds(capsys):
+    summary = amalgamate.summed_up([amalgamated(0.9, 200), amalgamated(0.8, None), amalgamated(1.0, 100)])
+    assert summary["shares"]["sleep 8"]["mean"] == {"median": 0.95, "low": 0.9, "high": 1.0, "n": 3}
+    assert summary["shares"]["sleep 8"]["worst"]["median"] == 0.9
+    assert summary["shares"]["sleep 8"]["jobs"] == [2, 2, 2]
+    assert summary["next"]["parent"] == {"median": 0.25, "low": 0.125, "high": 1.0, "n": 3}
+    assert summary["next"]["quickest instance"] == {"median": 0.5, "low": 0.25, "high": 2.0, "n": 3}
+    nobody = {f"next/{TASK.name}/{who}": None for who in ("parent", "sleep", "a")}
+    assert amalgamate.next_ratio(nobody, TASK.name, 800) is None
+    amalgamate.print_table(summary)
+    told = capsys.readouterr().out
+    assert "8 instances, share kept, mean: 0.950 [0.900, 1.000], target >= 0.95: reached, uncertain" in told
+    assert "16 instances, share kept, worst: not measured" in told
+
+
+def test_forgetting_is_best_less_last():
+    assert sequence.forgetting([0.5, 0.9, 0.7]) == pytest.approx(0.2)
+    assert sequence.forgetting([0.5, 0.6]) == 0.0
+
+
+def test_every_job_comes_twice_in_the_order_of_the_seed():
+    order = sequence.order_of(JOBS, 3)
+    assert order[:2] == order[2:] and sorted(order[:2]) == sorted(JOBS)
+    assert len({tuple(sequence.order_of(list("abcdefgh"), seed)) for seed in range(5)}) == 5
+
+
+def test_the_slope_does_not_mind_that_jobs_differ():
+    easy, hard = 100.0, 10_000.0
+
+    def seed(first, second):
+        place = {first: 1, second: 2}
+        return {name: (n, round({"a": easy, "b": hard}[name] * math.exp(-0.5 * n))) for name, n in place.items()}
+
+    both = [seed("a", "b"), seed("b", "a")]
+    assert sequence.slope(both) == pytest.approx(-0.5, abs=0.01)
+    assert math.isnan(sequence.slope(both[:1])) and sequence.slope_interval(both[:1]) is None
+    interval = sequence.slope_interval(both)
+    assert interval is not None and interval["low"] <= interval["median"] <= interval["high"]
+
+
+def lived(last, seed=0):
+    first, second = sequence.order_of(("a", "b"), seed)[:2]
+    after = [{first: 0.0, second: 0.1}, {first: 0.8, second: 0.2}, {first: 0.7, second: 0.9}]
+    after += [{first: 0.9, second: 0.9}, {first: last, second: 1.0}]
+    measured = {f"after {n}/{name}": value for n, row in enumerate(after) for name, value in row.items()}
+    days = [{"job": first, "competent": 400}, {"job": second, "competent": None}]
+    measured |= {f"day {n}": day for n, day in enumerate(days, start=1)}
+    return {"jobs": ["a", "b"], "seed": seed, "steps": 1_000, "measured": measured}
+
+
+def test_a_row_of_jobs_is_judged(capsys):
+    summary = sequence.summed_up([lived(0.8), lived(0.7)])
+    assert summary["complete"] == 2
+    assert summary["forgetting"] == {"median": 0.075, "low": 0.05, "high": 0.1, "n": 2}
+    assert summary["since its second night"]["low"] == 0.05
+    assert summary["forward transfer"]["median"] == pytest.approx(0.1)
+    sequence.print_table(summary)
+    assert "forgetting: 0.075 [0.050, 0.100], target <= 0.02: NOT reached; only 2 seeds" in capsys.readouterr().out
+    unfinished = lived(0.8)
+    del unfinished["measured"]["after 4/a"]
+    assert sequence.summed_up([unfinished]) == {"complete": 0, "begun": 1, "jobs": {}}
+
+
+def test_growth_by_rehearsal_and_by_what_is_stored(capsys):
+    def night(jobs, rehearsed, rows, update):
+        return {"stored jobs": jobs, "rehearsed": rehearsed, "stored rows": rows, "update_ms": update, "else_s": 2.0}
+
+    measured = {f"night, {n} jobs": night(n, n, 1_000 * n, 5.0 + 8.0 * n) for n in (1, 10, 100)}
+    measured |= {f"night, {n} x rows": night(10, 10, 10_000 * n, 80.0 + n) for n in (1, 4)}
+    measured |= {
+        f"instance {n}, block {b}": {"decision_us": 100.0 + b, "resident_mb": 400.0 + n}
+        for n in (1, 10)
+        for b in (0, 1, 2)
+    }
+    found = growth.summed_up(measured, [1, 10])
+    assert found["for each job rehearsed"] == pytest.approx(8.05 / 8.5 - 1)
+    assert found["jobs stored"] == pytest.approx(805 / 85 - 1)
+    assert found["rows stored"] == pytest.approx(84 / 81 - 1)
+    assert found["decision_us"]["growth"] == 0.0
+    assert found["resident_mb"]["growth"] == pytest.approx(410 / 401 - 1)
+    growth.print_table(measured, found)
+    told = capsys.readouterr().out
+    assert "with the rows stored: +3.7%, target < 10%: reached" in told
+    assert "over ten times the jobs: +847.1%, target < 10%: NOT reached" in told
+    assert "every job that is stored was rehearsed" in told
+
+
+def test_all_tasks_can_be_told_apart_and_have_a_scale():
+    tasks = [*many_jobs.SEQUENCE, *many_jobs.every_template(150)]
+    assert len(many_jobs.TASKS) == len(many_jobs.SEQUENCE) == 20
+    assert len({(task.job, json.dumps(task.kwargs)) for task in tasks[20:]}) == 150
+    assert all(task.reference > task.random for task in tasks)
+
+
+# ---------------------------------------------------------------------------------------------------- end to end
+
+
+def test_amalgamation_end_to_end_and_nothing_twice(tmp_path, monkeypatch, capsys):
+    parent: Learner = fifteen.new("debug", seed=0)
+    parent.save(tmp_path / "parent")
+    monkeypatch.setattr(sys, "argv", [amalgamate.__file__])
+    parser = argparse.ArgumentParser()
+    many_jobs.ask(parser, many_jobs.INSTANCES)
+    given = parser.parse_args(["--learner", str(tmp_path / "parent"), "--jobs", *JOBS])
+    given.__dict__ |= {"steps": 700, "night": 4, "episodes": 2, "counts": [2], "next": 0}
+    given.__dict__ |= {"results": tmp_path / "results", "runs": tmp_path / "runs"}
+
+    def measured():
+        ledger = many_jobs.open_ledger(parser, given, "amalgamate", 0, ("sleep", "episodes"))
+        amalgamate.measure(ledger, given, 0)
+        return ledger.record["measured"]
+
+    first = measured()
+    expected = {f"{who}/{job}" for who in ("parent", "instance") for job in JOBS}
+    assert first.keys() == expected | {f"{name} 2" for name in ("sleep", "joint training", *amalgamate.RIVALS)}
+    assert all(set(first[f"{name} 2"]) == set(JOBS) for name in amalgamate.RIVALS)
+    capsys.readouterr()
+    assert measured() == first and capsys.readouterr().out == ""
+    given.steps = 800
+    with pytest.raises(SystemExit, match="was measured with steps 700, not 800"):
+        measured()

@@ -1,0 +1,132 @@
+"""Several instances in one process: each acts, learns and is saved as an instance of `fifteen.work` is."""
+
+import json
+import os
+import signal
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small import WORK
+
+import fifteen
+from fifteen import crew, fleet_vectorised
+from fifteen.checkpoint import read
+from fifteen.errors import RunError
+from fifteen.experience import Experience, Field
+from fifteen.fleet import Assignment, FleetConfig, deploy, go_on
+from fifteen.store import Store
+
+HERE = FleetConfig(transport="vectorised", workers=1)
+STEPS = 120
+# A Discrete action and Box observations, a Box action in order, a Discrete observation; two of one kind.
+JOBS = ("linear/random-v0", "control/cart-pole-v0", "mdp/tabular-v0", "control/cart-pole-v0")
+
+
+def born():
+    """Its actions are drawn independently: with noise that is correlated in time they depend on the number of bins."""
+    return fifteen.new("debug", seed=0, work=WORK.on_policy())
+
+
+def assignments(steps=STEPS):
+    return [Assignment(job, steps, seed=seed) for seed, job in enumerate(JOBS)]
+
+
+def rows(run):
+    """All rows of a run, and the weights in which it ended."""
+    arrays, manifest = read(run / "learner")
+    index = manifest["experience"]
+    fields = {name: Field(tuple(one["shape"]), one["dtype"]) for name, one in index["fields"].items()}
+    sizes = {name: index[name] for name in ("streams", "capacity", "stride", "memory_size")}
+    experience = Experience.load(run / "experience", index, fields, **sizes)
+    return experience.tail(0, int(experience.count[0])), arrays["weights"]
+
+
+@pytest.fixture(scope="module")
+def worked(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vectorised")
+    return deploy(born(), assignments(), folder, config=HERE)
+
+
+def test_every_instance_works_as_at_work(worked, tmp_path):
+    assert [(one.ended, one.steps, one.reason) for one in worked.records] == [("finished", STEPS, "")] * 4
+    parent = fifteen.load(worked.folder / "parent")
+    log = fifteen.work(parent, JOBS[0], steps=STEPS, seed=0, run=tmp_path / "alone")
+    alone, weights = rows(tmp_path / "alone")
+    together, same = rows(worked.took_part[0])
+    assert {name: array.shape for name, array in alone.items()} == {n: array.shape for n, array in together.items()}
+    for name, array in alone.items():
+        np.testing.assert_allclose(together[name], array, rtol=1e-3, atol=1e-3, err_msg=name)
+    np.testing.assert_allclose(same, weights, atol=1e-4)
+    learner = fifteen.load(worked.took_part[0])
+    assert int(learner.state.updates) == int(parent.state.updates) > 20
+    assert (np.asarray(learner.state.anchor) == np.asarray(born().state.weights)).all()
+    assert learner.provenance["worked"] == parent.provenance["worked"]
+    told = [json.loads(line) for line in (worked.took_part[0] / "metrics.jsonl").read_text().splitlines()]
+    assert [one["length"] for one in told if one["kind"] == "attempt"] == log.lengths.tolist()
+    assert told[-1]["reason"] == "steps" and told[-1]["updates"] == int(parent.state.updates)
+
+
+def test_every_instance_has_weights_and_a_job_of_its_own(worked):
+    weights = [np.asarray(fifteen.load(run).state.weights) for run in worked.took_part]
+    assert len({one.tobytes() for one in weights}) == 4
+    lived = [rows(run)[0]["frame"] for run in worked.took_part]
+    assert not (lived[1][:10] == lived[3][:10]).all()
+
+
+def test_the_night_takes_them(worked, tmp_path):
+    with Store(tmp_path) as store:
+        for run in worked.took_part:
+            store.add_run(run)
+        held = {record.id: record for record in store.jobs()}
+        assert set(held) == set(JOBS)
+        assert all(store.available(id, 8) for id in held)
+
+
+def test_interrupted_it_goes_on_exactly_and_compiles_nothing_again(worked, tmp_path, monkeypatch):
+    monkeypatch.setattr(fleet_vectorised, "SAVE_EVERY_S", 0.0)
+    blocks = []
+
+    def counted(self, *arguments, act=crew.Crew.act):
+        blocks.append(None)
+        if len(blocks) == 17:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return act(self, *arguments)
+
+    compiled = crew.Crew.act._cache_size()
+    monkeypatch.setattr(crew.Crew, "act", counted)
+    first = deploy(born(), assignments(), tmp_path, config=HERE)
+    assert first.interrupted and not first.records
+    told = []
+    second = go_on(tmp_path, callback=told.append)
+    assert [event.what for event in told] == ["begun"] * 4 + ["finished"] * 4
+    for run, whole in zip(second.took_part, worked.took_part, strict=True):
+        (mine, weights), (other, same) = rows(run), rows(whole)
+        assert (weights == same).all()
+        assert all((mine[name] == other[name]).all() for name in mine)
+        (one, _), (two, _) = (read(folder / "learner") for folder in (run, whole))
+        assert (one["log/finished"] == two["log/finished"]).all()
+    monkeypatch.undo()
+    assert crew.Crew.act._cache_size() == compiled
+
+
+def test_one_that_is_not_finite_harms_no_other(worked, tmp_path, monkeypatch):
+    def spoiled(self, *lesson, run=fleet_vectorised._Shift._run):
+        state, losses = run(self, *lesson)
+        ordered = bool(lesson[-1])  # the first job alone has actions in order
+        return (state._replace(weights=state.weights * jnp.nan) if ordered else state), losses
+
+    monkeypatch.setattr(fleet_vectorised._Shift, "_run", spoiled)
+    ended = deploy(born(), [*assignments(), Assignment("nonsense/nowhere-v0", 9)], tmp_path, config=HERE)
+    assert [one.ended for one in ended.records] == ["failed", *["finished"] * 3, "failed"]
+    assert "weights are not finite" in ended.left_out[0].reason and "there is no job" in ended.left_out[1].reason
+    for run, whole in zip(ended.took_part, worked.took_part[1:], strict=True):
+        assert (rows(run)[1] == rows(whole)[1]).all()
+    kept = fifteen.load(tmp_path / ended.left_out[0].instance)
+    assert (np.asarray(kept.state.weights) == np.asarray(born().state.weights)).all()
+
+
+def test_what_needs_a_process_is_refused_by_name(tmp_path):
+    others = [Assignment("CartPole-v1", 10), Assignment("mdp/tabular-v0", 10, num_envs=2), *assignments()]
+    with pytest.raises(RunError, match=r"1-CartPole-v1: it is not native to JAX; 2-mdp-tabular-v0: num_envs is 2"):
+        deploy(born(), others, tmp_path / "a", config=HERE)
