@@ -30,7 +30,7 @@ from fifteen.learner import SHIPPED, Learner
 from fifteen.log import RECENT, Sink, TensorBoardSink, WorkLog, number
 from fifteen.night_command import run_sleep
 from fifteen.report import flat, write_index, write_report
-from fifteen.terminal import SchoolView, TerminalSink
+from fifteen.terminal import TerminalSink, school_view
 
 DEFAULT_STEPS = 20_000
 PLAN = "plan.json"
@@ -85,7 +85,7 @@ def _school(command: School, console: Console) -> int:
     folder = command.run or _default_folder("school")
     learner = _parent(command)
     console.print("the first minute goes into compiling", style="dim")
-    with SchoolView(console) as view:
+    with school_view(console) as view:
         progress = fifteen.school(
             learner,
             command.families or None,

@@ -5,10 +5,8 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import final
 
 from rich.console import Console, RenderableType
-from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -24,41 +22,18 @@ from fifteen.night_report import append_history, name, shown, write_night_report
 from fifteen.nights import Night, night
 from fifteen.sleeping import SleepProgress, fingerprint
 from fifteen.store import Store
+from fifteen.terminal import PeriodicView
 
 NIGHT = "night"
 
 
-@final
-class SleepView:
-    """A night: live where there is a terminal; elsewhere plain lines, at most one every 15 s."""
+def sleep_view(console: Console, *, clock: Callable[[], float] = time.monotonic) -> PeriodicView[SleepProgress]:
+    return PeriodicView(console, sleep_table, sleep_line, lambda told: told.step >= told.steps, clock=clock)
 
-    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._console = console
-        self._clock = clock
-        self._every_s = 1.0 if console.is_terminal else 15.0
-        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
-        self._shown: float | None = None
 
-    def __enter__(self) -> "SleepView":
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
-
-    def write(self, progress: SleepProgress) -> None:
-        last = progress.step >= progress.steps
-        if not last and self._shown is not None and self._clock() - self._shown < self._every_s:
-            return
-        self._shown = self._clock()
-        if self._live is not None:
-            self._live.update(sleep_table(progress), refresh=True)
-        else:
-            losses = ", ".join(f"{job} {number(loss)}" for job, loss in progress.losses.items())
-            line = f"{_updates(progress)}; distance to the teachers: {losses}"
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+def sleep_line(progress: SleepProgress) -> str:
+    losses = ", ".join(f"{job} {number(loss)}" for job, loss in progress.losses.items())
+    return f"{_updates(progress)}; distance to the teachers: {losses}"
 
 
 def sleep_table(progress: SleepProgress) -> RenderableType:
@@ -87,7 +62,7 @@ def run_sleep(command: Sleep, parent: Learner | None, folder: Path, console: Con
         if not command.weights_only:
             console.print("reading what was lived; the first minute goes into compiling", style="dim")
             store = stack.enter_context(Store(command.store))
-        with SleepView(console) as view:
+        with sleep_view(console) as view:
 
             def tell(progress: SleepProgress) -> None:
                 append_history(folder, progress)

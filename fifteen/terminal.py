@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from typing import final
+from typing import Generic, TypeVar, final
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -13,6 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fifteen.log import RECENT, Progress, SchoolProgress, Sink, duration, number
+
+P = TypeVar("P")
 
 
 @final
@@ -63,17 +65,25 @@ class TerminalSink(Sink):
 
 
 @final
-class SchoolView:
-    """A school: live where there is a terminal; elsewhere plain lines, at most one every 15 s."""
+class PeriodicView(Generic[P]):
+    """How something long goes: a table where there is a terminal; elsewhere plain lines, at most one every 15 s."""
 
-    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._console = console
-        self._clock = clock
+    def __init__(
+        self,
+        console: Console,
+        table: Callable[[P], RenderableType],
+        line: Callable[[P], str],
+        over: Callable[[P], bool],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """over: of a progress that is the last one, which is always shown."""
+        self._console, self._table, self._line, self._over, self._clock = console, table, line, over, clock
         self._every_s = 1.0 if console.is_terminal else 15.0
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self._shown: float | None = None
 
-    def __enter__(self) -> "SchoolView":
+    def __enter__(self) -> "PeriodicView[P]":
         if self._live is not None:
             self._live.start()
         return self
@@ -82,16 +92,23 @@ class SchoolView:
         if self._live is not None:
             self._live.stop()
 
-    def write(self, progress: SchoolProgress) -> None:
-        last = progress.steps >= progress.steps_total
-        if not last and self._shown is not None and self._clock() - self._shown < self._every_s:
+    def write(self, progress: P) -> None:
+        if not self._over(progress) and self._shown is not None and self._clock() - self._shown < self._every_s:
             return
         self._shown = self._clock()
         if self._live is not None:
-            self._live.update(school_table(progress), refresh=True)
+            self._live.update(self._table(progress), refresh=True)
         else:
-            scores = ", ".join(f"{name} {last:.2f}" for name, (_, _, last) in progress.scores.items())
-            self._console.print(f"{_school_steps(progress)}; last attempts: {scores}", highlight=False, soft_wrap=True)
+            self._console.print(self._line(progress), markup=False, highlight=False, soft_wrap=True)
+
+
+def school_view(console: Console) -> PeriodicView[SchoolProgress]:
+    return PeriodicView(console, school_table, school_line, lambda told: told.steps >= told.steps_total)
+
+
+def school_line(progress: SchoolProgress) -> str:
+    scores = ", ".join(f"{name} {last:.2f}" for name, (_, _, last) in progress.scores.items())
+    return f"{_school_steps(progress)}; last attempts: {scores}"
 
 
 def school_table(progress: SchoolProgress) -> RenderableType:

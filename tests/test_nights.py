@@ -163,14 +163,14 @@ def test_the_command_compares_before_day_and_night(runs, tmp_path, capsys, monke
 
 def test_the_view_shows_every_job_and_the_time_left():
     said, now = io.StringIO(), 0.0
-    with night_command.SleepView(Console(file=said, width=80), clock=lambda: now) as view:
+    with night_command.sleep_view(Console(file=said, width=80), clock=lambda: now) as view:
         for step, now in ((1, 0.0), (2, 5.0), (3, 16.0), (4, 17.0)):  # noqa: B007 (the clock reads it)
             view.write(SleepProgress(step, 4, {"a": 0.5, "b": 0.25}, 65.0))
     assert said.getvalue().splitlines() == [
         f"{step} of 4 updates, 1:05 left; distance to the teachers: a 0.5, b 0.25" for step in (1, 3, 4)
     ]
     said = io.StringIO()
-    with night_command.SleepView(Console(file=said, width=80, force_terminal=True)) as view:
+    with night_command.sleep_view(Console(file=said, width=80, force_terminal=True)) as view:
         view.write(SleepProgress(1, 4, {"a": 0.5, "b": 0.25}, 65.0))
     assert all(text in said.getvalue() for text in ("1:05 left", "distance to its teacher", "0.25"))
 
