@@ -44,13 +44,13 @@ class Life(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What N instances lived through in T ticks."""
+    """What N instances lived through in T ticks: arrays of the device, and of the host once they are read."""
 
-    frames: Array  # float32[N, T, percept]
-    decisions: Array  # float32[N, T, decision]
-    memory: Array  # float32[N, T, memory] before the tick
-    active: Array  # bool[N, T], False after the budget was used up
-    begun: Array  # int32[N], attempts
+    frames: Any  # float32[N, T, percept]
+    decisions: Any  # float32[N, T, decision]
+    memory: Any  # float32[N, T, memory] before the tick
+    active: Any  # bool[N, T], False after the budget was used up
+    begun: Any  # int32[N], attempts
 
 
 class Kind(NamedTuple):

@@ -93,7 +93,7 @@ def test_interrupted_it_goes_on_exactly_and_compiles_nothing_again(worked, tmp_p
             os.kill(os.getpid(), signal.SIGTERM)
         return act(self, *arguments)
 
-    compiled = crew.Crew.act._cache_size()
+    compiled = crew.Crew.act._cache_size()  # pyright: ignore[reportAttributeAccessIssue]
     monkeypatch.setattr(crew.Crew, "act", counted)
     first = deploy(born(), assignments(), tmp_path, config=HERE)
     assert first.interrupted and not first.records
@@ -107,7 +107,7 @@ def test_interrupted_it_goes_on_exactly_and_compiles_nothing_again(worked, tmp_p
         (one, _), (two, _) = (read(folder / "learner") for folder in (run, whole))
         assert (one["log/finished"] == two["log/finished"]).all()
     monkeypatch.undo()
-    assert crew.Crew.act._cache_size() == compiled
+    assert crew.Crew.act._cache_size() == compiled  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_one_that_is_not_finite_harms_no_other(worked, tmp_path, monkeypatch):

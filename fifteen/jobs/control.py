@@ -116,7 +116,7 @@ class CartPole(Plant):
 class CartPoleFamily(Family):
     name: str = eqx.field(static=True, default="control/cart-pole")
     templates: tuple[str, ...] = eqx.field(static=True, default=WIRINGS)
-    lifetime: int = eqx.field(static=True, default=8000)
+    lifetime: int = eqx.field(static=True, default=2000)
     reference: str = eqx.field(static=True, default="never falling: the step limit (Barto, Sutton & Anderson 1983)")
 
     def sample(self, template: Array, key: Array) -> CartPole:
@@ -193,7 +193,7 @@ class MountainCar(Plant):
 class MountainCarFamily(Family):
     name: str = eqx.field(static=True, default="control/mountain-car")
     templates: tuple[str, ...] = eqx.field(static=True, default=WIRINGS)
-    lifetime: int = eqx.field(static=True, default=8000)
+    lifetime: int = eqx.field(static=True, default=2000)
     reference: str = eqx.field(static=True, default="energy pumping: full push along the velocity (Moore 1990)")
 
     def sample(self, template: Array, key: Array) -> MountainCar:

@@ -88,7 +88,7 @@ class Pendulum(Plant):
 class PendulumFamily(Family):
     name: str = eqx.field(static=True, default="control/pendulum")
     templates: tuple[str, ...] = eqx.field(static=True, default=ANGULAR_WIRINGS)
-    lifetime: int = eqx.field(static=True, default=8000)
+    lifetime: int = eqx.field(static=True, default=2000)
     reference: str = eqx.field(
         static=True, default="energy shaping, then proportional-derivative control (Astrom & Furuta 2000)"
     )
@@ -218,7 +218,7 @@ class Acrobot(Plant):
 class AcrobotFamily(Family):
     name: str = eqx.field(static=True, default="control/acrobot")
     templates: tuple[str, ...] = eqx.field(static=True, default=ANGULAR_WIRINGS)
-    lifetime: int = eqx.field(static=True, default=8000)
+    lifetime: int = eqx.field(static=True, default=2000)
     reference: str = eqx.field(static=True, default="energy pumping: full torque against the spin of link 1")
 
     def sample(self, template: Array, key: Array) -> Acrobot:
