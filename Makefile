@@ -1,5 +1,5 @@
 # Two commands do everything on a machine that has Python (3.11 or newer), pip, git and make:
-#   make demo    install into .venv and put the learner to work on five jobs
+#   make demo    install into .venv; the schooled learner, four instances of it on four jobs, and one night
 #   make test    install into .venv with the tools of development, check and test
 # PYTHON picks another interpreter: make demo PYTHON=python3.12
 

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 import fifteen
-from fifteen import cli, demo
+from fifteen import cli
 from fifteen.errors import JobError
 from fifteen.learner import SHIPPED
 from fifteen.log import SchoolProgress, WorkLog
@@ -39,7 +39,7 @@ class Fakes:
         self.calls.append(("new", size, seed))
         return ["new"]
 
-    def load(self, path="shipped"):
+    def load(self, path):
         self.calls.append(("load", str(path)))
         return [f"loaded {Path(path).name}"]
 
@@ -276,44 +276,8 @@ def test_jobs_lists_what_is_registered(fakes, capsys):
     assert "module:factory" in said
 
 
-def test_demo_prints_a_table_and_one_index(fakes, tmp_path, capsys):
-    jobs = (demo.DemoJob("A-v0", 400, 20.0), demo.DemoJob("B-v0", 400, 99.0))
-    console = Console(width=100)
-    assert demo.run_demo(tmp_path / "d", console, jobs, ("B-v0",)) == 0
-    said = capsys.readouterr().out
-    # Returns 0, 1, 2, ...: the mean of 20 reaches 20 with attempt 30 (11 .. 30), at step 310.
-    (a,) = [line for line in said.splitlines() if "A-v0" in line and "400" in line]
-    assert [cell.strip() for cell in a.strip("│ ").split("│")] == [
-        "A-v0",
-        "400",
-        "9.5",
-        "29.5",
-        "310",
-    ]
-    (b,) = [line for line in said.splitlines() if "B-v0" in line and "400" in line]
-    assert b.strip("│ ").split("│")[-1].strip() == "–"
-    assert f"reports: {tmp_path / 'd' / 'index.html'}\n" in said
-    assert (tmp_path / "d" / "2-B-v0" / "report.html").is_file()
-    assert [call[:2] for call in fakes.calls][:5] == [("new", "small"), ("work", "new")] * 2 + [("load", "shipped")]
-    asked = [call[3]["episodes"] for call in fakes.calls if call[0] == "evaluate"]
-    assert asked == [demo.ATTEMPTS] * demo.LIFETIMES + [1] * (demo.LIFETIMES * demo.ATTEMPTS)
-    assert "B-v0, schooled, in context: 0 in attempt 1, 2 in attempt 3" in said
-    assert "B-v0, fresh, updating its weights: 0 in attempt 1, 2 in attempt 3, 19 in attempt 20" in said
-    page = (tmp_path / "d" / "index.html").read_text()
-    assert "memory wiped after every attempt" in page
-
-
-def test_demo_stops_when_interrupted(fakes, tmp_path):
-    fakes.reasons = ["interrupted"]
-    jobs = (demo.DemoJob("A-v0", 400, 20.0), demo.DemoJob("B-v0", 400, 99.0))
-    assert demo.run_demo(tmp_path / "d", Console(quiet=True), jobs, ("A-v0",)) == 130
-    assert [call[2] for call in fakes.calls if call[0] == "work"] == ["A-v0"]
-
-
-def test_solved_needs_a_full_window():
-    returns, steps = np.array([9.0, 9.0, 0.0, 9.0]), np.array([1, 2, 3, 4])
-    assert demo.solved_at(returns, steps, 9.0, 1) == 1
-    assert demo.solved_at(returns, steps, 9.0, 2) == 2
-    assert demo.solved_at(returns, steps, 6.0, 3) == 3
-    assert demo.solved_at(returns, steps, 9.0, 3) is None
-    assert demo.solved_at(returns, steps, 0.0, 5) is None
+def test_demo_has_a_folder_of_its_own(fakes, monkeypatch):
+    shown = []
+    monkeypatch.setattr(cli, "run_demo", lambda folder, _: shown.append(str(folder)) or 130)
+    assert [cli.main(["demo"]), cli.main(["demo", "--run", "d"])] == [130, 130]
+    assert shown[0].startswith("runs/demo-2") and shown[1] == "d" and fakes.calls == []
