@@ -66,6 +66,7 @@ class WorkConfig:
     # Senses and memory stay as the parent's, and only what reads them learns: a memory that was schooled over whole
     # lifetimes does not survive updates on short sequences.
     steady: bool = False
+    emptied: float = 0.5  # share of replayed sequences that are read with an empty memory, where steady
     loyalty: float = 0.0  # updates for which the parent's policy counts in what is improved upon, where steady
     max_gradient: float = 10.0  # clip of the global gradient norm
     anchor_decay: float = 1e-2  # decoupled L2 toward the initial weights, times the learning rate

@@ -134,7 +134,7 @@ def _update_once(
     log_parent, known = None, None
     if work.steady:
         parent = unravel(state.anchor, config)
-        known = perceive(parent, batch)  # by everyone alike
+        known = perceive(parent, _emptied(batch, work))  # by everyone alike
         log_parent = jax.vmap(partial(_log_policy, parent, see=see, layout=layout), in_axes=(_PERCEIVED, 0))(
             known, batch
         )
@@ -173,6 +173,12 @@ def _update_once(
     variance = state.advantage_variance + rate * (metrics.pop("advantage_square") - state.advantage_variance)
     metrics["advantage_scale"] = jnp.sqrt(variance)
     return LearnerState(weights, target, state.anchor, optimiser_state, variance, state.updates + 1), metrics
+
+
+def _emptied(batch: Batch, work: WorkConfig) -> Batch:
+    """With an empty memory before some of the sequences: what reads the memory must not need one that is full."""
+    sequences = jnp.arange(len(batch.memory))
+    return batch._replace(memory=jnp.where((sequences < work.emptied * len(sequences))[:, None], 0.0, batch.memory))
 
 
 def _perceive(

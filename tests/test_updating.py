@@ -181,6 +181,17 @@ def test_what_perceives_and_remembers_stays_steady(fresh):
         assert jnp.abs(getattr(after, name).weight - getattr(before, name).weight).max() > 1e-3
 
 
+def test_what_reads_the_memory_learns_from_an_empty_one_too(fresh):
+    """A memory that was lived does not matter for the half of the sequences that are read with an empty one."""
+    batch = one_step_attempts(np.random.default_rng(0), lambda choice: choice)
+    full = np.random.default_rng(1).standard_normal(batch.memory.shape).astype(np.float32)
+    half = full.copy()
+    half[:, : SEQUENCES // 2] = 0.0
+    states = [steady(fresh, batch._replace(memory=memory))[0].weights for memory in (full, half, batch.memory)]
+    np.testing.assert_array_equal(states[0], states[1])
+    assert jnp.abs(states[0] - states[2]).max() > 1e-5
+
+
 def test_loyalty_bounds_how_far_the_policy_goes_from_the_parents(fresh):
     def odds(loyalty):
         """Log-odds of the better of two actions after learning."""
