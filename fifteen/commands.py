@@ -164,7 +164,7 @@ class Info:
 
 @dataclass(frozen=True)
 class Demo:
-    """The schooled learner, four instances of it on four jobs, one night and one learner: the shortest look at Fifteen."""
+    """The schooled learner, four instances of it on four jobs, one night, one learner: the shortest look at Fifteen."""
 
     run: Annotated[Path | None, _shown("DIR", "(default: runs/demo-TIME)")] = None
     """Folder of the runs and their reports."""

@@ -177,8 +177,8 @@ def _update_once(
 
 def _emptied(batch: Batch, work: WorkConfig) -> Batch:
     """With an empty memory before some of the sequences: what reads the memory must not need one that is full."""
-    sequences = jnp.arange(len(batch.memory))
-    return batch._replace(memory=jnp.where((sequences < work.emptied * len(sequences))[:, None], 0.0, batch.memory))
+    some = np.arange(len(batch.memory)) < work.emptied * len(batch.memory)
+    return batch._replace(memory=jnp.where(some[:, None], 0.0, batch.memory))
 
 
 def _perceive(
