@@ -43,7 +43,6 @@ import merging_rivals
 import numpy as np
 from jax import Array
 from many_jobs import INSTANCES, NEXT, TASKS, Ledger, Task, over_seeds, parent_of, score, with_weights
-from peers import write_json
 
 import fifteen
 from fifteen.checkpoint import MANIFEST
@@ -294,15 +293,7 @@ def main() -> int:
     given = parser.parse_args()
     if max(given.counts) > len(given.jobs):
         parser.error(f"--counts {given.counts}: there are {len(given.jobs)} jobs")
-    if not given.table:
-        fifteen.cache_compilations()
-        for seed in given.seeds:
-            measure(many_jobs.open_ledger(parser, given, "amalgamate", seed, ("sleep", "episodes")), given, seed)
-    results = given.results / "amalgamate"
-    summary = summed_up(many_jobs.read_ledgers(results, given.learner))
-    write_json(results / f"{many_jobs.label(given.learner)}.json", summary)
-    print_table(summary)
-    return 0
+    return many_jobs.run(parser, given, "amalgamate", ("sleep", "episodes"), measure, summed_up, print_table)
 
 
 if __name__ == "__main__":

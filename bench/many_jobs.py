@@ -273,3 +273,24 @@ def ask(parser: argparse.ArgumentParser, jobs: Sequence[Task]) -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--runs", type=Path, default=RUNS, help="folder of instances and learners")
     parser.add_argument("--table", action="store_true", help="sum up, measure nothing")
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    given: argparse.Namespace,
+    what: str,
+    named: Sequence[str],
+    measure: Callable[[Ledger, argparse.Namespace, int], Any],
+    summed_up: Callable[[list[dict[str, Any]]], dict[str, Any]],
+    print_table: Callable[[dict[str, Any]], Any],
+) -> int:
+    """Measure every seed that is asked for, unless only the table is; sum up and print. named: see `open_ledger`."""
+    if not given.table:
+        fifteen.cache_compilations()
+        for seed in given.seeds:
+            measure(open_ledger(parser, given, what, seed, named), given, seed)
+    results = given.results / what
+    summary = summed_up(read_ledgers(results, given.learner))
+    write_json(results / f"{label(given.learner)}.json", summary)
+    print_table(summary)
+    return 0

@@ -34,7 +34,6 @@ from typing import Any
 import many_jobs
 import numpy as np
 from many_jobs import SEQUENCE, TASKS, Ledger, Task, over_seeds, parent_of, score
-from peers import write_json
 
 import fifteen
 from fifteen.config import SleepConfig
@@ -196,15 +195,7 @@ def main() -> int:
     many_jobs.ask(parser, SEQUENCE)
     parser.set_defaults(steps=6_000, night=500)
     given = parser.parse_args()
-    if not given.table:
-        fifteen.cache_compilations()
-        for seed in given.seeds:
-            measure(many_jobs.open_ledger(parser, given, "sequence", seed, ("episodes",)), given, seed)
-    results = given.results / "sequence"
-    summary = summed_up(many_jobs.read_ledgers(results, given.learner))
-    write_json(results / f"{many_jobs.label(given.learner)}.json", summary)
-    print_table(summary)
-    return 0
+    return many_jobs.run(parser, given, "sequence", ("episodes",), measure, summed_up, print_table)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from fifteen.checkpoint import FolderLock, atomic_write, known
 from fifteen.config import SleepConfig
 from fifteen.errors import RunError
 from fifteen.fleet import PLAN as FLEET
-from fifteen.fleet import Assignment, Event, FleetConfig, Record, Round, deploy, go_on
+from fifteen.fleet import Assignment, Event, FleetConfig, Record, Round, deploy, go_on, read_plan
 from fifteen.interrupting import interruptible
 from fifteen.learner import Learner, load
 from fifteen.log import duration
@@ -84,7 +84,7 @@ def live(
     settings = {"seed": seed, "sleep": dataclasses.asdict(sleep or SleepConfig())}
     with FolderLock(folder):
         if (folder / PLAN).is_file():
-            plan = _read_plan(folder)
+            plan = read_plan(folder, PLAN)
             begun = len(plan["nights"])
             begun += (folder / f"day-{begun + 1:03}" / FLEET).is_file()
             if plan["days"][:begun] != json.loads(json.dumps(listed))[:begun]:
@@ -165,16 +165,6 @@ def _life(folder: Path, plan: Mapping[str, Any], interrupted: bool) -> Life:
         lists = {name: tuple(one[name]) for name in ("took_part", "restarted", "jobs", "older")}
         days.append(Day(**lists, left_out=tuple(map(tuple, one["left_out"])), no_night=one["no_night"]))
     return Life(load(folder / "learner"), tuple(days), interrupted)
-
-
-def _read_plan(folder: Path) -> dict[str, Any]:
-    try:
-        plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"the {PLAN} of {folder} cannot be read ({error}): give another folder") from error
-    if plan.get("format") != 1:
-        raise RunError(f"{folder / PLAN} has format {plan.get('format')!r}, this version of Fifteen reads format 1")
-    return plan
 
 
 def _write_plan(plan: Mapping[str, Any], folder: Path) -> None:

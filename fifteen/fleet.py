@@ -149,14 +149,14 @@ def go_on(folder: str | Path, callback: Callable[[Event], Any] | None = None) ->
     return deploy(load(Path(folder) / "parent"), assignments, folder, config=config, callback=callback)
 
 
-def read_plan(folder: Path) -> dict[str, Any]:
-    """The plan of a fleet's folder. RunError where it is none."""
+def read_plan(folder: Path, name: str = PLAN) -> dict[str, Any]:
+    """The plan that the folder of a fleet, or with another name that of a life, holds. RunError where it holds none."""
     try:
-        plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+        plan = json.loads((folder / name).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RunError(f"{folder} is not the folder of a fleet: cannot read its {PLAN} ({error})") from error
+        raise RunError(f"{folder} holds no {name} that can be read ({error}): give another folder") from error
     if plan.get("format") != 1:
-        raise RunError(f"{folder / PLAN} has format {plan.get('format')!r}, this version of Fifteen reads format 1")
+        raise RunError(f"{folder / name} has format {plan.get('format')!r}, this version of Fifteen reads format 1")
     return plan
 
 

@@ -65,6 +65,11 @@ class Judged:
         """Share of the day's gain that the night kept; None where there is no gain that can be told from nothing."""
         return share_kept(*(self.returns[who] for who in WHO)) if self.returns.keys() == set(WHO) else None
 
+    @property
+    def worse(self) -> bool:
+        """The sleeper certainly does it worse than its parent did: what share of a gain was kept would not tell."""
+        return {"before", "night"} <= self.returns.keys() and fell(self.returns["before"], self.returns["night"])
+
 
 def mean(returns: Sequence[float]) -> Estimate:
     """Of at least one return, with Student's interval."""
@@ -94,6 +99,13 @@ def share_kept(before: Sequence[float], day: Sequence[float], night: Sequence[fl
     b = gain * kept - square * v_before
     root = math.sqrt(max(0.0, b**2 - a * (kept**2 - square * (v_night + v_before))))
     return Estimate(kept / gain, (b - root) / a, (b + root) / a)
+
+
+def fell(before: Sequence[float], night: Sequence[float]) -> bool:
+    """Whether the mean return after the night is below the one before it, at LEVEL; False where that cannot be told."""
+    (m_before, v_before, n_before), (m_night, v_night, n_night) = map(_moments, (before, night))
+    dof = min(n_before, n_night)
+    return dof >= 1 and m_night + critical_value(1.0 - LEVEL, dof) * math.sqrt(v_before + v_night) < m_before
 
 
 def _moments(returns: Sequence[float]) -> tuple[float, float, int]:
@@ -197,6 +209,7 @@ def _write(
             "older": one.case.run is None,
             **{who: told._asdict() | {"attempts": len(one.returns[who])} for who in WHO if (told := one.mean(who))},
             "kept": kept._asdict() if (kept := one.kept) else None,
+            "worse": one.worse,
             "missing": one.missing or None,
         }
         for one in judged

@@ -18,7 +18,7 @@ from fifteen.judging import RESULTS, WHO, cases, judge
 from fifteen.learner import Learner
 from fifteen.lessons import holds_night
 from fifteen.log import duration, number
-from fifteen.night_report import append_history, name, shown, write_night_report
+from fifteen.night_report import append_history, name, shown, worse, write_night_report
 from fifteen.nights import Night, night
 from fifteen.sleeping import SleepProgress, fingerprint
 from fifteen.store import Store
@@ -142,6 +142,9 @@ def _say(slept: Night, told: dict, console: Console) -> None:
         if not job["missing"]:
             table.add_row(name(job, jobs), *(shown(job.get(who)) for who in WHO), shown(job["kept"], 2))
     console.print(table)
+    if lost := worse(told):
+        why = f"worse after the night than before: {', '.join(lost)}"
+        console.print(why, style="yellow", markup=False, highlight=False, soft_wrap=True)
     for job in jobs:
         if job["missing"]:
             why = f"not attempted: {name(job, jobs)}: {job['missing']}"

@@ -89,6 +89,11 @@ def name(job: Mapping[str, Any], jobs: Sequence[Mapping[str, Any]]) -> str:
     return f"{job['job']} ({Path(job['run']).name})" if same > 1 and job["run"] else job["job"]
 
 
+def worse(told: Mapping[str, Any]) -> list[str]:
+    """Jobs that the one learner certainly does worse than its parent did."""
+    return [name(job, told["jobs"]) for job in told["jobs"] if job["worse"]]
+
+
 def shown(estimate: Mapping[str, Any] | None, places: int | None = None) -> str:
     """ "158 [125, 191]"; empty where nothing is known. places: after the point; None: as the interval warrants."""
     if estimate is None:
@@ -116,6 +121,8 @@ def _figures(told: Mapping[str, Any], kept: Sequence[Mapping[str, Any]]) -> str:
             (f"share of the gain kept, mean of {len(kept)} jobs", f"{np.mean(shares):.2f}"),
             (f"the least: {name(kept[worst], told['jobs'])}", f"{shares[worst]:.2f}"),
         ]
+    if told["asked"]["episodes"]:
+        figures.append(("jobs worse after the night than before", f"{len(worse(told))}"))
     figures += [
         ("instances took part", f"{len(told['took_part'])}"),
         ("left out", f"{len(told['left_out'])}"),
@@ -131,7 +138,7 @@ def _table(told: Mapping[str, Any]) -> str:
     for job in jobs:
         cells = [(_HEADS[who], shown(job.get(who))) for who in WHO] + [("share kept", shown(job["kept"], 2))]
         inner = "".join(f'<td data-name="{what}">{_minus(_split(text))}</td>' for what, text in cells)
-        marks = ["older"] * job["older"] + ["not attempted"] * bool(job["missing"])
+        marks = ["older"] * job["older"] + ["worse"] * job["worse"] + ["not attempted"] * bool(job["missing"])
         mark = f" <small>{', '.join(marks)}</small>" if marks else ""
         rows.append(f"<tr><td><span>{escape(name(job, jobs))}{mark}</span></td>{inner}</tr>")
     asked = told["asked"]

@@ -75,7 +75,7 @@ def test_the_page_has_the_chart_the_jobs_and_links_that_lead_somewhere(shown):
     assert all((folder / link).is_file() for link in links)
     assert f"{SMALL.job}, in context" in page and "memory wiped after every attempt" in page
     for job in json.loads((folder / "night" / "night.json").read_text())["jobs"]:
-        (line,) = re.findall(rf">{job['job']}</a></td>(.*?)</tr>", page)
+        (line,) = re.findall(rf">{job['job']}</a>.*?</td>(.*?)</tr>", page)
         cells = dict(re.findall(r'data-name="([^"]+)">([^<]*)<', line))
         assert list(cells) == ["before", "after the day", "after the night", "share kept"]
         assert float(cells["after the night"].split(" [")[0].replace("−", "-")) == pytest.approx(

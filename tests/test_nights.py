@@ -17,7 +17,7 @@ from fifteen import judging, night_command, nights
 from fifteen.cli import main
 from fifteen.config import SleepConfig
 from fifteen.errors import CheckpointError, JobError, RunError
-from fifteen.judging import cases, judge, mean, share_kept
+from fifteen.judging import cases, fell, judge, mean, share_kept
 from fifteen.night_report import read_history, shown, write_night_report
 from fifteen.nights import night
 from fifteen.sleeping import SleepProgress
@@ -225,6 +225,15 @@ def test_the_share_kept_has_an_interval_only_where_there_is_a_gain():
     assert mean([3.0]) == (3.0, None, None)
     ends = np.array(mean([1.0, 2.0, 3.0])[1:], np.float64)
     np.testing.assert_allclose(ends, [2 - 4.30265 / 3**0.5, 2 + 4.30265 / 3**0.5], rtol=1e-5)
+
+
+def test_a_job_is_worse_only_where_that_is_certain():
+    assert fell([5.0, 6.0, 7.0, 6.0], [1.0, 2.0, 1.5, 1.0]) and not fell([1.0, 2.0, 1.5, 1.0], [5.0, 6.0, 7.0, 6.0])
+    assert not fell([5.0, 6.0, 7.0], [5.5, 6.5, 4.0])  # a chance
+    assert not fell([5.0], [1.0])  # one attempt tells nothing
+    # Student's t with the lesser degrees of freedom, 4: beyond 2.776 the means differ. It is 3.0 here, then 2.7.
+    before, after = [6.0, 7.0, 8.0, 9.0, 10.0], [3.0, 4.0, 5.0, 6.0, 7.0]
+    assert fell(before, after) and not fell(before, [x + 0.3 for x in after])
 
 
 def test_the_interval_of_the_share_covers_it_as_often_as_it_says():
