@@ -68,7 +68,7 @@ Scores = Mapping[str, float]  # by job, normalised
 def slept(runs: Sequence[Path], parent: Learner, store: Path, config: SleepConfig, seed: int) -> Learner:
     """One learner out of the instances."""
     with Store(store) as opened:
-        told = night(runs, opened, parent=parent, seed=seed, config=config)
+        told = night(runs, opened, parent=parent, seed=seed, config=config, trial=many_jobs.trials(seed))
     if told.left_out:
         raise SystemExit(f"the night left out {told.left_out}: delete these folders to repeat them")
     return told.learner

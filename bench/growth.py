@@ -208,7 +208,7 @@ def print_table(measured: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     print(line("night, growth of an update over ten times the jobs", found.get("jobs stored"), NIGHT_TARGET))
     whole = nights(measured, "jobs")
     if whole and all(row["rehearsed"] == row["stored jobs"] for row in whole):
-        print("every job that is stored was rehearsed: a night grows with the jobs stored")
+        print("every job that is stored was read, if not in every update: all else grows with the jobs stored")
 
 
 def line(what: str, value: float | None, target: float) -> str:

@@ -23,12 +23,15 @@ from fifteen.config import SleepConfig
 from fifteen.instance import new_statistics
 from fifteen.jobs.families import FAMILIES
 from fifteen.jobs.references import references
+from fifteen.judging import Attempts
 from fifteen.learner import Learner
 from fifteen.log import Progress, WorkLog
+from fifteen.nights import Trial
 
 RUNS = ROOT / "runs" / "bench"  # instances and learners: large, and no result
 COMPETENT = 0.7  # normalised: who reaches it can do the job
 WINDOW = 10  # attempts whose mean says so
+TRIALS = 20  # attempts of the parent at the job of an instance, before the night
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,11 @@ def worked(parent: Learner, task: Task, steps: int, seed: int, folder: Path) -> 
     else:
         log = fifteen.work(parent, task.job, steps=steps, seed=seed, run=folder, **task.settings)
     return _uninterrupted(log, task)
+
+
+def trials(seed: int) -> Trial:
+    """Attempts of the parent by which a night tells who has something to teach; other ones than those of `score`."""
+    return Attempts(None, TRIALS, seed).trial
 
 
 def score(learner: Learner, task: Task, episodes: int) -> float:
@@ -268,7 +276,7 @@ def ask(parser: argparse.ArgumentParser, jobs: Sequence[Task]) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--jobs", nargs="+", choices=list(TASKS), default=[task.name for task in jobs])
     parser.add_argument("--steps", type=int, default=10_000, help="environment steps of an instance on a job")
-    parser.add_argument("--night", type=int, default=2_000, help="updates of a night")
+    parser.add_argument("--night", type=int, default=SleepConfig.steps, help="updates of a night")
     parser.add_argument("--episodes", type=int, default=50, help="attempts of an evaluation")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--runs", type=Path, default=RUNS, help="folder of instances and learners")

@@ -59,7 +59,8 @@ def day(task: Task, given: argparse.Namespace, seed: int, number: int, folder: P
     learner, parent = (parent_at(given, seed, number, folder) for _ in range(2))
     log = many_jobs.worked(learner, task, given.steps, 1_000 * seed + number, place / "run")
     with Store(folder / "store") as store:
-        told = night([place / "run"], store, parent=parent, seed=number, config=SleepConfig(steps=given.night))
+        config, trial = SleepConfig(steps=given.night), many_jobs.trials(number)
+        told = night([place / "run"], store, parent=parent, seed=number, config=config, trial=trial)
     if told.left_out:
         raise SystemExit(f"the night left out {told.left_out}: delete the folder of this seed to begin again")
     told.learner.save(place / "learner")
@@ -193,7 +194,7 @@ def print_table(summary: Mapping[str, Any]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     many_jobs.ask(parser, SEQUENCE)
-    parser.set_defaults(steps=6_000, night=500)
+    parser.set_defaults(steps=6_000, night=1_500)
     given = parser.parse_args()
     return many_jobs.run(parser, given, "sequence", ("episodes",), measure, summed_up, print_table)
 

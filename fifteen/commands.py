@@ -89,6 +89,9 @@ class Live:
     """A saved learner to begin with, or "shipped": the schooled one that ships."""
     size: Annotated[Size | None, _shown("{debug,small,base,large}", "(default: small)")] = None
     """Size of a fresh learner."""
+    episodes: Annotated[int, _shown("N", "(default: 20; 0: none)")] = 20
+    """Attempts at every job of the day's parent, of the instance and of the night's learner: they tell who has
+    something to teach, and make a page of each night."""
     seed: int = 0
     """Seed of a fresh learner, of the nights, and of the first instance whose seed the file does not say."""
 

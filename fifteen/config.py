@@ -147,9 +147,13 @@ class SleepConfig:
     ignored, and said (`checkpoint.known`): nights that are done stay, and those to come are this version's.
     """
 
-    steps: int = 2_000  # updates
+    steps: int = 4_000  # updates
     batch: int = 4  # sequences of every job in an update
+    # Of the jobs that the parent teaches, as many in an update, drawn anew for each: what a night takes must not grow
+    # with what is stored.
+    rehearsed: int = 8
     learning_rate: float = 2e-3  # at first; it falls to nothing
+    steady_learning_rate: float = 1e-2  # the same where only what reads the memory learns, see `WorkConfig.steady`
     max_gradient: float = 1.0
     value_weight: float = 0.01  # of the cross-entropy to the teacher's values
     anchor_decay: float = 1e-5  # L2 toward the parent, in the loss

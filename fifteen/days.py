@@ -6,7 +6,7 @@ lived stays in the one store of all days. Nothing tells the learner which day or
     life.json                  the plan: the days, and what the nights that are done came to
     learner/                   the learner after the last night
     store/                     what all instances of all days lived through
-    day-001/                   the fleet of the first day, and its night
+    day-001/                   the fleet of the first day, its night/, and night.html, the night's page
 """
 
 import dataclasses
@@ -23,8 +23,10 @@ from fifteen.errors import RunError
 from fifteen.fleet import PLAN as FLEET
 from fifteen.fleet import Assignment, Event, FleetConfig, Record, Round, deploy, go_on, read_plan
 from fifteen.interrupting import interruptible
+from fifteen.judging import Attempts, cases, judge
 from fifteen.learner import Learner, load
 from fifteen.log import duration
+from fifteen.night_report import PAGE, append_history, write_night_report
 from fifteen.nights import night
 from fifteen.report import write_index, write_report
 from fifteen.sleeping import SleepProgress
@@ -67,13 +69,16 @@ def live(
     seed: int = 0,
     fleet: FleetConfig | None = None,
     sleep: SleepConfig | None = None,
+    episodes: int = 0,
     callback: Callable[[int, Event | SleepProgress], Any] | None = None,
 ) -> Life:
     """Work by day, sleep by night, day after day. The parent stays as it is.
 
     days: of each, what its instances do. folder: where it holds such a life, that one goes on from where it was last
-    saved, with the parent it had; days that have not begun may be others then. seed: of the nights. callback(day,
-    event): days count from 1. Ctrl-C and SIGTERM let the instances, or the night, save. A day that nobody
+    saved, with the parent it had; days that have not begun may be others then. seed: of the nights. episodes: attempts
+    of the day's parent, of the instance and of the night's learner at every job, which say who has something to teach
+    (see `night`) and make a page of each night; 0: none, as befits jobs that are no simulators. callback(day, event):
+    days count from 1. Ctrl-C and SIGTERM let the instances, or the night, save. A day that nobody
     finished has no night. Raises RunError where it cannot begin, CheckpointError where nothing can be
     written.
     """
@@ -81,7 +86,7 @@ def live(
     listed = [[dataclasses.asdict(one) for one in day] for day in days]
     if not all(listed) or not listed:
         raise RunError(f"a life needs days with at least one assignment each, got {[len(day) for day in listed]}")
-    settings = {"seed": seed, "sleep": dataclasses.asdict(sleep or SleepConfig())}
+    settings = {"seed": seed, "sleep": dataclasses.asdict(sleep or SleepConfig()), "episodes": episodes}
     with FolderLock(folder):
         if (folder / PLAN).is_file():
             plan = read_plan(folder, PLAN)
@@ -91,7 +96,7 @@ def live(
                 raise RunError(
                     f"{folder} holds a life whose first {begun} days were others: leave them, or give another"
                 )
-            theirs = {**plan["settings"], "sleep": known(SleepConfig, plan["settings"]["sleep"], folder)}
+            theirs = {"episodes": 0, **plan["settings"], "sleep": known(SleepConfig, plan["settings"]["sleep"], folder)}
             if theirs != settings:
                 raise RunError(f"{folder} holds a life with {theirs}, not {settings}: give another folder")
             plan["days"] = listed
@@ -102,7 +107,7 @@ def live(
         while len(plan["nights"]) < len(days):
             number = len(plan["nights"]) + 1
             told = None if callback is None else (lambda event, day=number, call=callback: call(day, event))
-            done, interrupted = _day(days[number - 1], folder, number, seed, fleet, sleep, told)
+            done, interrupted = _day(days[number - 1], folder, number, seed, fleet, sleep, episodes, told)
             if done is not None:
                 plan["nights"].append(dataclasses.asdict(done))
                 _write_plan(plan, folder)
@@ -118,6 +123,7 @@ def _day(
     seed: int,
     fleet: FleetConfig | None,
     sleep: SleepConfig | None,
+    episodes: int,
     callback: Callable[[Event | SleepProgress], Any] | None,
 ) -> tuple[Day | None, bool]:
     """A day and its night, None where they are not done, and whether it was interrupted. The learner is saved."""
@@ -134,11 +140,12 @@ def _day(
     with interruptible() as interrupted, Store(folder / "store") as store:
 
         def tell(progress: SleepProgress) -> None:  # what the callback answers stops nothing
+            append_history(place, progress)
             if callback is not None:
                 callback(progress)
 
+        parent, attempts = load(place / "parent"), Attempts(place, episodes, seed)
         try:
-            parent = load(place / "parent")
             slept = night(
                 worked.took_part,
                 store,
@@ -147,13 +154,22 @@ def _day(
                 config=sleep,
                 run=place / "night",
                 stopped=interrupted,
+                trial=attempts.trial if episodes else None,
                 callback=tell,
             )
+        except KeyboardInterrupt:  # in a trial
+            return None, True
         except RunError as error:  # nobody whose learning can be used: the parent stays
             return Day((), tuple(left_out), restarted, (), (), str(error)), interrupted.is_set()
         if slept.interrupted:
             return None, True
         slept.learner.save(folder / "learner")
+        if episodes:
+            try:
+                judge(place, slept, cases(slept, store), attempts, parent=parent)
+            except KeyboardInterrupt:
+                return None, True
+            write_night_report(place)
     left_out += [(Path(run).name, f"by the night: {why}") for run, why in slept.left_out]
     names = tuple(Path(run).name for run in slept.took_part)
     return Day(names, tuple(left_out), restarted, slept.jobs, slept.older, ""), interrupted.is_set()
@@ -288,7 +304,8 @@ def run_live(command: "Live", parent: Learner, steps: int, folder: Path, console
             line = f"night {day}: {event.step:,} of {event.steps:,}{left}; distance to the teachers: {losses}"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    life = live(parent, days, folder, seed=command.seed, fleet=fleet, sleep=sleep, callback=told)
+    settings: dict[str, Any] = {"seed": command.seed, "fleet": fleet, "sleep": sleep, "episodes": command.episodes}
+    life = live(parent, days, folder, **settings, callback=told)
     for number, day in enumerate(life.days, start=1):
         console.print(f"day {number}: {', '.join(day.took_part) or 'nobody'} took part", highlight=False)
         for name, why in day.left_out:
@@ -297,6 +314,8 @@ def run_live(command: "Live", parent: Learner, steps: int, folder: Path, console
             console.print(f"day {number}: no night: {day.no_night}", style="yellow", highlight=False, soft_wrap=True)
         elif day.older:
             console.print(f"night {number}: rehearsed from earlier days: {', '.join(day.older)}", highlight=False)
+        if (page := folder / f"day-{number:03}" / PAGE).is_file():
+            console.print(f"night {number}: {page}", soft_wrap=True, highlight=False)
     console.print(f"learner: {folder}", soft_wrap=True, highlight=False)
     if life.interrupted:
         console.print(f"interrupted, and saved. To go on: the same command with --run {folder}", soft_wrap=True)

@@ -1,5 +1,6 @@
 """Policy distillation on stored sequences: what a teacher says of them, and one update towards it. Pure functions."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -16,16 +17,31 @@ from fifteen.losses import masked_log_softmax, policy_loss
 from fifteen.model import Model, unravel
 from fifteen.updating import Batch
 
+_ROWS = 64  # of what counts as a sequence where rows need no order
+_SHORTER = (512, 64)  # rows of the shorter first days that are read beside the longest ones
+_VALUED = 4  # values are learned at one of so many rows: they take most of an update and weigh least
+
+
+class Rows(NamedTuple):
+    """T consecutive rows of a lifetime, or n times T."""
+
+    frames: Array  # float32[T, percept]
+    images: Array | None  # uint8[T, 32, 32, 3]
+    decisions: Array  # float32[T, decision]
+
 
 class Dream(NamedTuple):
-    """Sequences of one job and what its teacher says of them: n sequences of T rows."""
+    """Sequences of one job and what its teacher says of them: n sequences of T rows.
 
-    batch: Batch
-    sensors: Array  # float32[n, T, slots], standardised as on a first day
-    felt: Array  # float32[n, T], rewards, likewise
+    Where senses and memory are the same for all, what they make of the rows is known once and for all, and the rows
+    of all sequences are in a mixed order.
+    """
+
+    rows: Rows
     policy: Array  # float32[n, T, M, B], probabilities
-    value: Array  # float32[n, T, M, B, Z], probabilities of the categorical action values
-    x: Array | None  # float32[n, T, W], what the memory makes of it where senses and memory are the same for all
+    value: Array  # float32[n, T / _VALUED, M, B, Z], probabilities of the categorical action values, of some rows
+    seen: tuple[Array, Array] | None  # sensors float32[n, T, slots] and felt rewards [n, T], as on a first day
+    x: Array | None  # float32[n, T, W], or what senses and memory make of these
 
 
 class Study(NamedTuple):
@@ -47,46 +63,80 @@ def dream(
     wipe: bool,
     first_day: bool,
 ) -> Dream:
-    """What a teacher of weights float32[P] says, with the memory and the statistics it had, or as on a first day.
+    """What a teacher of weights float32[P] says of first days that begin where attempts did.
 
-    batch: n sequences of 2T rows. continuous: bool[slots], see `Senses`. wipe: its memory was wiped after every
-    attempt. Half of each sequence is kept: from the first attempt that begins in its first half, as a first day does.
-    Where `work.steady` the sleeper's senses and memory are the teacher's.
+    batch: n sequences of L rows. continuous: bool[slots], see `Senses`. wipe: the teacher's memory was wiped after
+    every attempt. It says what it says with the memory and the statistics it had, or, `first_day`, with those of the
+    very first days that are read. There are n of L / 2 rows. Where `work.steady` the sleeper's senses and memory are
+    the teacher's, so that first days may be long: an update is one of single rows, and unrolls nothing. Then as many
+    rows are of shorter ones, for who fails at a first day's beginning, which is rare among its rows, gets no further.
     """
     teacher = unravel(weights, mind)
+    empty = jnp.zeros(mind.memory_size)
+    every = Rows(batch.frames, batch.images, batch.decisions)
 
-    def one(model: Model, batch: Batch) -> tuple[Array, Array]:
-        percepts = jax.vmap(layout.percept)(batch.frames, batch.images)
-        if first_day:
-            sensors, felt = _first_day(batch, continuous, work, layout)
-            memory, wiped = jnp.zeros(mind.memory_size), False
-        else:
-            sensors = jax.vmap(lambda v: standardise(statistics, v, continuous))(percepts.vector)
-            felt = felt_reward(statistics, percepts.reward)
-            memory, wiped = batch.memory, wipe
-        x = _remember(model, memory, batch, felt, sensors, wiped, layout)
-        logits, value = _read(model, x, batch, model.codes(layout), layout)
-        mask = jax.vmap(layout.decision)(batch.decisions).mask
+    def say(x: Array, rows: Rows) -> tuple[Array, Array]:
+        logits, value = _read(teacher, x, rows, teacher.codes(layout), layout)
+        mask = jax.vmap(layout.decision)(rows.decisions).mask
         return jnp.exp(jax.vmap(masked_log_softmax)(logits, mask)), jax.nn.softmax(value, axis=-1)
 
-    def cut(batch: Batch, policy: Array, value: Array) -> Dream:
-        kept = policy.shape[0] // 2
-        first = jax.vmap(layout.percept)(batch.frames, batch.images).first[:kept]
-        begin = jnp.argmax(first)  # 0 where none is
-        part = partial(jax.lax.dynamic_slice_in_dim, start_index=begin, slice_size=kept)
-        images = None if batch.images is None else part(batch.images)
-        rows = Batch(part(batch.frames), images, part(batch.decisions), batch.memory)
+    def as_lived(rows: Rows, memory: Array) -> tuple[Array, Array]:
+        percepts = jax.vmap(layout.percept)(rows.frames, rows.images)
+        sensors = jax.vmap(lambda v: standardise(statistics, v, continuous))(percepts.vector)
+        x = _remember(teacher, memory, rows, felt_reward(statistics, percepts.reward), sensors, wipe, layout)
+        return say(x, rows)
+
+    told = None if first_day else jax.vmap(as_lived)(every, batch.memory)
+    first = jax.vmap(jax.vmap(lambda frame: layout.percept(frame, None).first))(batch.frames)
+
+    def reading(length: int, sequence: Array, begin: Array) -> Dream:
+        part = partial(jax.lax.dynamic_slice_in_dim, start_index=begin, slice_size=length)
+        rows, said = jax.tree.map(lambda x: part(x[sequence]), (every, told))
         sensors, felt = _first_day(rows, continuous, work, layout)
-        empty = jnp.zeros(mind.memory_size)
-        x = _remember(teacher, empty, rows, felt, sensors, False, layout) if work.steady else None
-        return Dream(rows, sensors, felt, part(policy), part(value), x)
+        x = _remember(teacher, empty, rows, felt, sensors, False, layout)
+        policy, value = said or say(x, rows)
+        if work.steady:
+            return Dream(rows._replace(images=None), policy, value, None, x)
+        return Dream(rows, policy, value[::_VALUED], (sensors, felt), None)
 
-    return jax.vmap(cut)(batch, *jax.vmap(partial(one, teacher))(batch))
+    sequences, rows = first.shape
+    longest = jax.vmap(partial(reading, rows // 2))(*_places(first, rows // 2, sequences))
+    if not work.steady:
+        return longest
+    lengths = [length for length in _SHORTER if length < rows // 2]
+    counts = [sequences * rows // (2 * len(lengths) * length) for length in lengths]
+    shorter = [
+        jax.vmap(partial(reading, length))(*_places(first, length, n))
+        for length, n in zip(lengths, counts, strict=True)
+    ]
+    return _mixed([longest, *shorter])
 
 
-def begin(origin: Array, config: SleepConfig) -> Study:
-    """Before the first update: as the parent, float32[P]."""
-    return Study(jnp.copy(origin), _optimiser(config).init(origin))
+def _places(first: Array, length: int, number: int) -> tuple[Array, Array]:
+    """Where first days of `length` rows begin: sequence and row, both int32[number], spread evenly over attempts.
+
+    first: bool[n, L], rows that begin an attempt. A sequence without one early enough counts with its first row.
+    """
+    fits = first & (jnp.arange(first.shape[1]) <= first.shape[1] - length)[None]
+    fits = fits.at[:, 0].set(fits[:, 0] | ~jnp.any(fits, axis=1))
+    rank = jnp.cumsum(fits.reshape(-1))
+    wanted = 1 + ((jnp.arange(number) * rank[-1]) // number)
+    at = jnp.searchsorted(rank, wanted)
+    return at // first.shape[1], at % first.shape[1]
+
+
+def _mixed(dreams: list[Dream]) -> Dream:
+    """The rows of all in another order, in sequences of _ROWS."""
+    flat = [jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), one) for one in dreams]
+    every = jax.tree.map(lambda *parts: jnp.concatenate(parts), *flat)
+    order = np.random.default_rng(0).permutation(len(every.policy)).reshape(-1, _ROWS)
+    some = every.value[order[:, ::_VALUED]]
+    return jax.tree.map(lambda x: x[order], every._replace(value=None))._replace(value=some)
+
+
+def begin(origin: Array, config: SleepConfig, steady: bool) -> Study:
+    """Before the first update: as the parent, float32[P]. steady: see `WorkConfig`."""
+    return Study(jnp.copy(origin), _optimiser(config, steady).init(origin))
 
 
 @partial(jax.jit, static_argnames=("mind", "config", "layout"))
@@ -101,45 +151,49 @@ def gradient(
     return jax.grad(loss, has_aux=True)(weights, jax.tree.map(lambda x: x[picked], dream))
 
 
-@partial(jax.jit, static_argnames="config")
-def learn(study: Study, gradients: list[Array], origin: Array, config: SleepConfig) -> Study:
+@partial(jax.jit, static_argnames=("config", "steady"))
+def learn(study: Study, gradients: list[Array], origin: Array, config: SleepConfig, steady: bool) -> Study:
     """One update by the mean of the jobs' gradients, each float32[P], and the pull toward the origin."""
     total = sum(gradients[1:], gradients[0]) / len(gradients)
     total = total + config.anchor_decay * (study.weights - origin)
     with jax.numpy_dtype_promotion("standard"):  # Optax mixes float and int32.
-        step, moments = _optimiser(config).update(total, study.moments)
+        step, moments = _optimiser(config, steady).update(total, study.moments)
     return Study(study.weights + jnp.asarray(step), moments)
 
 
-def _optimiser(config: SleepConfig) -> optax.GradientTransformation:
-    rate = optax.linear_schedule(-config.learning_rate, 0.0, config.steps)
+def _optimiser(config: SleepConfig, steady: bool) -> optax.GradientTransformation:
+    rate = config.steady_learning_rate if steady else config.learning_rate
+    falling = optax.linear_schedule(-rate, 0.0, config.steps)
     return optax.chain(
-        optax.clip_by_global_norm(config.max_gradient), optax.scale_by_adam(), optax.scale_by_schedule(rate)
+        optax.clip_by_global_norm(config.max_gradient), optax.scale_by_adam(), optax.scale_by_schedule(falling)
     )
 
 
 def _remember(
-    model: Model, memory: Array, batch: Batch, felt: Array, sensors: Array, wipe: bool, layout: Layout
+    model: Model, memory: Array, rows: Rows, felt: Array, sensors: Array, wipe: bool, layout: Layout
 ) -> Array:
     """What senses and memory make of one sequence, float32[T, W]."""
-    percepts = jax.vmap(layout.percept)(batch.frames, batch.images)
+    percepts = jax.vmap(layout.percept)(rows.frames, rows.images)
     codes = model.codes(layout)
     x = jax.vmap(lambda p, s, r: model.encode(p, s, r, codes))(percepts, sensors, felt)
     return model.unroll(memory, x, percepts.first & wipe)[1]
 
 
-def _read(model: Model, x: Array, batch: Batch, codes: Array, layout: Layout) -> tuple[Array, Array]:
-    """Policy and value logits of one sequence: float32[T, M, B] and [T, M, B, Z]. x: see `_remember`."""
+def _read(model: Model, x: Array, rows: Rows, codes: Array, layout: Layout, valued: int = 1) -> tuple[Array, Array]:
+    """Policy and value logits of one sequence: float32[T, M, B] and [T / valued, M, B, Z]. x: see `_remember`.
+
+    valued: values of one of so many rows.
+    """
     features = jax.vmap(model.features)(x)
-    choices = batch.decisions[:, : layout.factors].astype(jnp.int32)
+    choices = rows.decisions[:, : layout.factors].astype(jnp.int32)
     prefix = jax.vmap(lambda c: model.digit_prefix(c, codes, layout.digits))(choices)
     logits = jax.vmap(lambda f, p: model.policy_logits(f, p, codes))(features, prefix)
-    return logits, jax.vmap(lambda f, p: model.value_logits(f, p, codes))(features, prefix)
+    return logits, jax.vmap(lambda f, p: model.value_logits(f, p, codes))(features[::valued], prefix[::valued])
 
 
-def _first_day(batch: Batch, continuous: Array, work: WorkConfig, layout: Layout) -> tuple[Array, Array]:
+def _first_day(rows: Rows, continuous: Array, work: WorkConfig, layout: Layout) -> tuple[Array, Array]:
     """Sensors float32[T, slots] and felt rewards float32[T] of one sequence as if a lifetime began with it."""
-    percepts = jax.vmap(layout.percept)(batch.frames, batch.images)
+    percepts = jax.vmap(layout.percept)(rows.frames, rows.images)
     yes = jnp.ones(1, bool)
 
     def row(statistics: Statistics, now: tuple[Array, Array]) -> tuple[Statistics, tuple[Array, Array]]:
@@ -158,32 +212,42 @@ def _loss(
     """Mean distance to what the teacher says, and of the policy alone: cross-entropy less the teacher's entropy."""
     model = unravel(weights, mind)
 
-    def one(dream: Dream) -> tuple[Array, Array, Array]:
-        batch = dream.batch
-        decisions = jax.vmap(layout.decision)(batch.decisions)
-        percepts = jax.vmap(layout.percept)(batch.frames, batch.images)
-        rows = jnp.where(percepts.terminated | percepts.truncated, 0.0, 1.0)
-        if dream.x is None:
+    def one(dream: Dream) -> tuple[Array, Array, Array, Array]:
+        decisions = jax.vmap(layout.decision)(dream.rows.decisions)
+        percepts = jax.vmap(lambda frame: layout.percept(frame, None))(dream.rows.frames)
+        acted = jnp.where(percepts.terminated | percepts.truncated, 0.0, 1.0)
+        if dream.seen is not None:
+            sensors, felt = dream.seen
             empty = jnp.zeros(mind.memory_size)
-            x, codes = _remember(model, empty, batch, dream.felt, dream.sensors, False, layout), model.codes(layout)
+            x, codes = _remember(model, empty, dream.rows, felt, sensors, False, layout), model.codes(layout)
         else:  # only what reads the memory learns
+            assert dream.x is not None
             x, codes = dream.x, jax.lax.stop_gradient(model.codes(layout))
-        logits, value = _read(model, x, batch, codes, layout)
+        logits, value = _read(model, x, dream.rows, codes, layout, _VALUED)
         entropy = -jnp.sum(jnp.where(dream.policy > 0, dream.policy * jnp.log(dream.policy + 1e-12), 0.0), axis=2)
         distance = jax.vmap(policy_loss)(logits, dream.policy, decisions.mask) - jnp.mean(entropy, axis=1)
-        open_bins = decisions.mask.astype(jnp.float32)
-        values = -jnp.sum(dream.value * jax.nn.log_softmax(value), axis=-1)  # [T, M, B]
+        open_bins = decisions.mask.astype(jnp.float32)[::_VALUED]
+        values = -jnp.sum(dream.value * jax.nn.log_softmax(value), axis=-1)  # [T / _VALUED, M, B]
         values = jnp.sum(open_bins * values, axis=(1, 2)) / jnp.maximum(jnp.sum(open_bins, axis=(1, 2)), 1.0)
-        return jnp.sum(rows * distance), jnp.sum(rows * values), jnp.sum(rows)
+        some = acted[::_VALUED]
+        return jnp.sum(acted * distance), jnp.sum(some * values), jnp.sum(acted), jnp.sum(some)
 
-    distance, values, rows = (jnp.sum(x) for x in jax.vmap(one)(dream))
-    return (distance + config.value_weight * values) / rows, distance / rows
+    distance, values, acted, some = (jnp.sum(x) for x in jax.vmap(one)(dream))
+    distance = distance / acted
+    return distance + config.value_weight * values / jnp.maximum(some, 1.0), distance
 
 
-def picked(seed: int, step: int, available: list[int], batch: int) -> list[np.ndarray]:
-    """Which sequences the update number `step` learns from, int32[batch] of each job that has `available` ones.
+def picked(
+    seed: int, step: int, available: Sequence[int], rehearsed: Sequence[bool], config: SleepConfig
+) -> dict[int, np.ndarray]:
+    """What the update number `step` learns from: of some jobs, by number, which sequences, int32[config.batch].
 
-    They depend on seed and step alone, so that a night which goes on needs no generator's state.
+    available: how many sequences each job has. rehearsed: which jobs the parent teaches; of these
+    `config.rehearsed` are drawn, of the others all. It depends on seed and step alone, so that a night which goes on
+    needs no generator's state.
     """
     generator = np.random.Generator(np.random.PCG64([seed, step]))
-    return [generator.integers(n, size=batch, dtype=np.int32) for n in available]
+    older = np.flatnonzero(rehearsed)
+    drawn = generator.choice(older, size=min(config.rehearsed, len(older)), replace=False)
+    jobs = [*np.flatnonzero(~np.asarray(rehearsed, np.bool_)), *drawn]
+    return {int(job): generator.integers(available[job], size=config.batch, dtype=np.int32) for job in jobs}

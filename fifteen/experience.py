@@ -114,9 +114,11 @@ class Experience:
         return sum(self._starts(length)[1])
 
     def sample(
-        self, generator: np.random.Generator, batch: int, length: int
+        self, generator: np.random.Generator | None, batch: int, length: int
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """`batch` sequences of `length` + 1 consecutive rows, uniform over every start in the ring.
+
+        generator: None: none is drawn, they are spread evenly from the first start to the last.
 
         Returns name -> [batch, length + 1, *shape] and float32[batch, memory_size], the memory before the first
         row. Starts are the rows that begin a stride. Raises ValueError if none is available.
@@ -128,7 +130,7 @@ class Experience:
                 f"no sequence of {length + 1} rows: the streams have {self.count.tolist()} rows in rings of "
                 f"{self.capacity}; check available({length}) first"
             )
-        drawn = generator.integers(ends[-1], size=batch)
+        drawn = chosen(generator, int(ends[-1]), batch)
         stream = ends.searchsorted(drawn, side="right")
         start = drawn - (ends - np.add(number, lowest))[stream]  # int64[batch], in strides
         row = (start * self.stride)[:, None] + np.arange(length + 1)
@@ -272,6 +274,16 @@ class Experience:
         for name, ring in self._flat.items():
             ring[at] = arrays[f"rows/{name}"]
         self._flat_memory[at_memory] = arrays["memory"]
+
+
+def chosen(generator: np.random.Generator | None, number: int, batch: int) -> np.ndarray:
+    """int64[batch] of range(number): drawn uniformly, or without a generator spread evenly from the first to the last.
+
+    number: at least 1.
+    """
+    if generator is not None:
+        return generator.integers(number, size=batch)
+    return np.linspace(0, number - 1, batch).round().astype(np.int64)
 
 
 def _touched(shape: tuple[int, ...], dtype: str) -> np.ndarray:

@@ -37,7 +37,7 @@ class Lesson:
 
     lived: Lived
     teacher: Array  # float32[P], weights
-    older: bool  # of an earlier day: the parent teaches it, and reads it as on a first day
+    older: bool  # the parent teaches it, and reads it as on a first day: of an earlier day, or nothing was gained
 
     def dream(self, mind: MindConfig, work: WorkConfig) -> Dream:
         lived, statistics = self.lived, jax.tree.map(jnp.asarray, self.lived.statistics)

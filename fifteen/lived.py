@@ -1,4 +1,4 @@
-"""What a lifetime leaves for the night: a bounded number of its sequences, drawn evenly from what replay holds."""
+"""What a lifetime leaves for the night: a bounded number of its sequences, spread evenly over what is held of it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +12,10 @@ from fifteen.instance import Statistics
 from fifteen.updating import Batch
 from fifteen.worker import Worker
 
-SEQUENCES = 96
-LENGTHS = (512, 128)  # rows of a sequence, the first for which there are enough
+# Rows of a sequence, and the most sequences: the first length for which there are enough. The longer ones only where
+# an update need not unroll the memory over them.
+LENGTHS = {4096: 6, 1024: 24, 512: 96, 128: 96}
+_UNROLLED = 512
 
 
 @final
@@ -29,21 +31,29 @@ class Lived:
     batch: Batch  # [n, one of LENGTHS, ...]
 
 
-def longest(available: Callable[[int], int]) -> int | None:
-    """The length of the sequences that are drawn where available(rows) tells how many there are."""
-    return next((rows for rows in LENGTHS if available(rows)), None)
+def bounds(available: Callable[[int], int], steady: bool) -> tuple[int, int] | None:
+    """How many sequences are kept and of how many rows, where available(rows) tells how many there are.
+
+    None where there is none. steady: see `WorkConfig`.
+    """
+    for rows, most in LENGTHS.items():
+        found = available(rows) if steady or rows <= _UNROLLED else 0
+        if found >= rows // 16 or (found and rows == min(LENGTHS)):  # so many that they are not all of one moment
+            return min(most, found), rows
+    return None
 
 
-def remember(worker: Worker, job: str, seed: int) -> Lived | None:
+def remember(worker: Worker, job: str) -> Lived | None:
     """Of the lifetime of a worker whose updates are finished; None where nothing or too little was kept."""
     experience = worker.experience
-    length = None if experience is None else longest(lambda rows: experience.available(rows - 1))
-    if experience is None or length is None:
+    if experience is None:
         return None
-    generator = np.random.Generator(np.random.PCG64(seed))
+    sizes = bounds(lambda rows: experience.available(rows - 1), worker.work.steady)
+    if sizes is None:
+        return None
     rows: dict[str, Any]
     memory: Any
-    rows, memory = experience.sample(generator, min(SEQUENCES, experience.available(length - 1)), length - 1)
+    rows, memory = experience.sample(None, sizes[0], sizes[1] - 1)
     return Lived(
         job,
         worker.layout,

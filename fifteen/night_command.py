@@ -14,7 +14,7 @@ from fifteen.checkpoint import MANIFEST, FolderLock
 from fifteen.commands import Sleep
 from fifteen.config import SleepConfig
 from fifteen.errors import RunError
-from fifteen.judging import RESULTS, WHO, cases, judge
+from fifteen.judging import RESULTS, WHO, Attempts, cases, judge
 from fifteen.learner import Learner
 from fifteen.lessons import holds_night
 from fifteen.log import duration, number
@@ -62,6 +62,7 @@ def run_sleep(command: Sleep, parent: Learner | None, folder: Path, console: Con
         if not command.weights_only:
             console.print("reading what was lived; the first minute goes into compiling", style="dim")
             store = stack.enter_context(Store(command.store))
+        attempts = Attempts(folder, command.episodes, command.seed)
         with sleep_view(console) as view:
 
             def tell(progress: SleepProgress) -> None:
@@ -75,6 +76,7 @@ def run_sleep(command: Sleep, parent: Learner | None, folder: Path, console: Con
                 seed=command.seed,
                 config=SleepConfig(steps=command.steps),
                 run=None if store is None else folder / NIGHT,
+                trial=attempts.trial if command.episodes else None,
                 callback=tell,
             )
         for run, reason in slept.left_out:
@@ -84,7 +86,7 @@ def run_sleep(command: Sleep, parent: Learner | None, folder: Path, console: Con
         _check_same(folder, slept)
         slept.learner.save(folder)
         try:
-            _judge(command, slept, store, parent, folder, console)
+            _judge(attempts, slept, store, parent, folder, console)
         except KeyboardInterrupt:
             write_night_report(folder)
             return _say_interrupted(folder, console)
@@ -113,7 +115,7 @@ def _check_same(folder: Path, slept: Night) -> None:
 
 
 def _judge(
-    command: Sleep, slept: Night, store: Store | None, parent: Learner | None, folder: Path, console: Console
+    attempts: Attempts, slept: Night, store: Store | None, parent: Learner | None, folder: Path, console: Console
 ) -> None:
     columns = TextColumn("comparing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -122,9 +124,8 @@ def _judge(
             folder,
             slept,
             cases(slept, store),
+            attempts,
             parent=parent,
-            episodes=command.episodes,
-            seed=command.seed,
             callback=lambda done, every: progress.update(bar, completed=done, total=every),
         )
 
@@ -132,6 +133,9 @@ def _judge(
 def _say(slept: Night, told: dict, console: Console) -> None:
     if slept.older:
         console.print(f"rehearsed from earlier days: {', '.join(slept.older)}", highlight=False, soft_wrap=True)
+    if slept.untaught:
+        why = "taught by the parent, whose instance's last attempts by day were not likely better than its own"
+        console.print(f"{why}: {', '.join(slept.untaught)}", highlight=False, soft_wrap=True)
     jobs = told["jobs"]
     if not told["asked"]["episodes"]:
         return

@@ -138,7 +138,10 @@ def _table(told: Mapping[str, Any]) -> str:
     for job in jobs:
         cells = [(_HEADS[who], shown(job.get(who))) for who in WHO] + [("share kept", shown(job["kept"], 2))]
         inner = "".join(f'<td data-name="{what}">{_minus(_split(text))}</td>' for what, text in cells)
-        marks = ["older"] * job["older"] + ["worse"] * job["worse"] + ["not attempted"] * bool(job["missing"])
+        marks = {"older": job["older"], "its parent taught it": not (job["taught"] or job["older"])}
+        marks = [
+            mark for mark, yes in (marks | {"worse": job["worse"], "not attempted": job["missing"]}).items() if yes
+        ]
         mark = f" <small>{', '.join(marks)}</small>" if marks else ""
         rows.append(f"<tr><td><span>{escape(name(job, jobs))}{mark}</span></td>{inner}</tr>")
     asked = told["asked"]

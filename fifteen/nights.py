@@ -3,22 +3,24 @@
 import errno
 import sqlite3
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fifteen.config import SleepConfig
 from fifteen.errors import FifteenError, RunError
+from fifteen.gains import gained
 from fifteen.instance import Statistics
 from fifteen.learner import Learner, load
 from fifteen.lessons import holds_night
-from fifteen.lived import SEQUENCES, Lived, longest
-from fifteen.sleeping import Callback, last_job, sleep, unfit
+from fifteen.lived import Lived, bounds
+from fifteen.report import read_record
+from fifteen.sleeping import Callback, began_as, last_job, sleep, unfit
 from fifteen.store import JobRecord, Store
 from fifteen.updating import Batch
+
+Trial = Callable[[Learner, Path], Sequence[float]]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -32,6 +34,7 @@ class Night:
     left_out: tuple[tuple[str, str], ...]  # folder and reason
     jobs: tuple[str, ...]  # lived by day, one for each that took part
     older: tuple[str, ...]  # rehearsed beside them
+    untaught: tuple[str, ...]  # of `jobs`, those where no instance was better than the parent, who taught them
     interrupted: bool = False  # `night` with the same arguments goes on
 
 
@@ -44,6 +47,7 @@ def night(
     config: SleepConfig | None = None,
     run: str | Path | None = None,
     stopped: threading.Event | None = None,
+    trial: Trial | None = None,
     callback: Callback | None = None,
 ) -> Night:
     """Take what the runs lived through into the store, and pool what they learned. Neither runs nor parent change.
@@ -51,11 +55,16 @@ def night(
     runs: folders of `fifteen.work(run=...)`, of instances of one parent: by default that of the first. A run that is
     broken, not finite, or of another parent is left out by name. Jobs that the store has from earlier days are
     rehearsed with the parent as their teacher; logs of other agents are not. store: None where no experience may be
-    read: then the weights alone are merged, and runs may be folders of learners. run, stopped, callback: as for
-    `sleep`; a night that goes on does so with the lessons that it began with. Raises RunError where no run is left,
-    and StoreError or CheckpointError where the store's disk is full.
+    read: then the weights alone are merged, and runs may be folders of learners.
+
+    trial(parent, run): returns of attempts of the parent at the job of a run, with a fresh memory, such as
+    `judging.Attempts.trial`. Where an instance's last attempts by day were not likely better, it has nothing to
+    teach: its job, too, the parent teaches, so that the night spoils nothing that could be done before. By default
+    nothing is tried and every instance teaches, as it does where its job cannot be attempted.
+
+    run, stopped, callback: as for `sleep`; a night that goes on does so with the lessons that it began with. Raises
+    RunError where no run is left, and StoreError or CheckpointError where the store's disk is full.
     """
-    generator = np.random.Generator(np.random.PCG64(seed))
     day: dict[str, tuple[Learner, str]] = {}
     left_out: list[tuple[str, str]] = []
     mind, origin = (None, None) if parent is None else (parent.config, parent.state.weights)
@@ -78,7 +87,9 @@ def night(
         raise RunError(f"there is nothing to sleep on: {reasons}")
     folder, older = None if run is None else Path(run), []
     if store is not None and not (folder is not None and holds_night(folder)):
-        older = _remember(day.values(), store, generator)
+        best = parent or began_as(next(iter(day.values()))[0])
+        better = {place: trial is None or _gained(Path(place), best, trial) for place in day}
+        older = _remember(day, better, store)
     learner = sleep(
         [instance for instance, _ in day.values()],
         parent=parent,
@@ -91,30 +102,43 @@ def night(
         callback=callback,
     )
     told = learner.provenance["slept"][-1]
+    lived, rehearsed = tuple(job for _, job in day.values()), told.get("older", ())
     return Night(
         learner,
         tuple(day),
         tuple(left_out),
-        tuple(job for _, job in day.values()),
-        tuple(told.get("older", ())),
+        lived,
+        tuple(job for job in rehearsed if job not in lived),
+        tuple(job for job in rehearsed if job in lived),
         told.get("steps_done") != told.get("steps"),
     )
 
 
-def _remember(day: Iterable[tuple[Learner, str]], store: Store, generator: np.random.Generator) -> list[Lived]:
-    """Give every instance what the store holds of its job. Returns what it holds of earlier days' jobs."""
+def _gained(run: Path, parent: Learner, trial: Trial) -> bool:
+    """Whether the instance has something to teach."""
+    try:
+        return gained(read_record(run).returns.tolist(), trial(parent, run))
+    except FifteenError:
+        return True
+
+
+def _remember(day: Mapping[str, tuple[Learner, str]], better: Mapping[str, bool], store: Store) -> list[Lived]:
+    """Give every instance that teaches what the store holds of its job. Returns what the parent teaches."""
     records = {record.id: record for record in store.jobs()}
-    today = set()
-    for instance, job in day:
-        today.add(job)
+    steady = next(iter(day.values()))[0].work_config.steady
+    taught = set()
+    for place, (instance, job) in day.items():
+        if not better[place]:
+            continue
+        taught.add(job)
         wipe = instance.provenance["worked"][-1]["learn"] == "weights" if instance.provenance.get("worked") else False
-        if (lived := _lived(store, records[job], wipe, instance.statistics, generator)) is not None:
+        if (lived := _lived(store, records[job], wipe, steady, instance.statistics)) is not None:
             instance.lived[job] = lived
     return [
         lived
         for record in records.values()
-        if record.id not in today and not record.foreign
-        if (lived := _lived(store, record, False, store.statistics(record.id), generator)) is not None
+        if record.id not in taught and not record.foreign
+        if (lived := _lived(store, record, False, steady, store.statistics(record.id))) is not None
     ]
 
 
@@ -124,19 +148,17 @@ def _no_room(error: FifteenError) -> bool:
     return isinstance(cause, sqlite3.OperationalError) or (isinstance(cause, OSError) and cause.errno in _FULL)
 
 
-def _lived(
-    store: Store, record: JobRecord, wipe: bool, statistics: Statistics, generator: np.random.Generator
-) -> Lived | None:
-    """Sequences of a job, drawn from all that is held of it; None where there is no long enough one.
+def _lived(store: Store, record: JobRecord, wipe: bool, steady: bool, statistics: Statistics) -> Lived | None:
+    """Sequences of a job, spread over all that is held of it; None where there is no long enough one.
 
     wipe, statistics: of who will teach it.
     """
-    length = longest(lambda rows: store.available(record.id, rows))
-    if length is None:
+    sizes = bounds(lambda rows: store.available(record.id, rows), steady)
+    if sizes is None:
         return None
     rows: dict[str, Any]
     memory: Any
-    rows, memory = store.sample(generator, record.id, min(SEQUENCES, store.available(record.id, length)), length)
+    rows, memory = store.sample(None, record.id, *sizes)
     return Lived(
         record.id,
         record.layout,

@@ -68,9 +68,9 @@ def sleep(
     """One learner out of several that began as the same one and worked on different jobs. None of them is changed.
 
     instances: each with what it lived (`Learner.lived`, which `fifteen.work` leaves). parent: what they began as; by
-    default what their weights say it was. older: what was lived on earlier days, rehearsed with the parent as its
-    teacher. weights_only: merge the weights and read nothing that was lived; there need be nothing. callback: called
-    about a hundred times in a night; a true answer stops it.
+    default what their weights say it was. older: what the parent teaches: what was lived on earlier days, or on this
+    one by an instance that learned nothing by it. weights_only: merge the weights and read nothing that was lived;
+    there need be nothing. callback: called about a hundred times in a night; a true answer stops it.
 
     run: a folder in which the night is saved every 20 s and when callback, Ctrl-C or SIGTERM stop it. Where it holds
     the night of these instances, parent, seed and config, that one goes on, exactly, with the lessons that it has.
@@ -185,7 +185,8 @@ def _night(
     callback: Callback | None,
 ) -> tuple[Begun, Array]:
     """How far the night came, and the weights then, float32[P]."""
-    mind, study, clock = instances[0].config, begin(origin, config), time.monotonic
+    mind, work, clock = instances[0].config, instances[0].work_config, time.monotonic
+    study = begin(origin, config, work.steady)
     about = {
         "parent": fingerprint(origin),
         "instances": [fingerprint(one.state.weights) for one in instances],
@@ -198,21 +199,23 @@ def _night(
             stack.enter_context(FolderLock(folder))
             stopped = stopped or stack.enter_context(interruptible())
         begun, study, found = _opened(folder, about, study, origin, instances, older)
-        dreams = [one.dream(mind, instances[0].work_config) for one in found]
-        available = [len(one.policy) for one in dreams]
+        dreams = [one.dream(mind, work) for one in found]
+        available, rehearsed = [len(one.policy) for one in dreams], [lesson.older for lesson in found]
+        distances: dict[int, Array] = {}  # to the teacher, of each lesson when it was last learned from
         first = step = begun.step
         started, timed, saved = clock(), None, clock()  # timed: when the first update, which compiles, was done
         stop = stopped is not None and stopped.is_set()
         while step < config.steps and not stop:
-            told = [
-                gradient(study.weights, one, jnp.asarray(rows), mind, config, lesson.lived.layout)
-                for one, rows, lesson in zip(dreams, picked(seed, step, available, config.batch), found, strict=True)
-            ]
-            study = learn(study, [change for change, _ in told], origin, config)
+            told = {
+                n: gradient(study.weights, dreams[n], jnp.asarray(rows), mind, config, found[n].lived.layout)
+                for n, rows in picked(seed, step, available, rehearsed, config).items()
+            }
+            study = learn(study, [change for change, _ in told.values()], origin, config, work.steady)
+            distances |= {n: distance for n, (_, distance) in told.items()}
             step += 1
             timed = timed or clock()
             if callback is not None and (step % max(1, config.steps // _REPORTS) == 0 or step == config.steps):
-                losses = _by_job(found, [distance for _, distance in told])
+                losses = _by_job(found, distances)
                 rate = (clock() - timed) / (step - first - 1) if step > first + 1 else None
                 left = None if rate is None else rate * (config.steps - step)
                 stop = bool(callback(SleepProgress(step, config.steps, losses, left)))
@@ -252,7 +255,7 @@ def _opened(
 
 def _lessons(origin: Array, instances: Sequence[Learner], older: Sequence[Lived]) -> list[Lesson]:
     found = [Lesson(lived, one.state.weights, False) for one in instances for lived in one.lived.values()]
-    if not found:
+    if not found and not older:
         raise RunError(
             "nothing was lived: the instances have no experience; let them work with learn='weights' or 'both', or "
             "with a run folder; or merge their weights alone with weights_only=True"
@@ -260,11 +263,11 @@ def _lessons(origin: Array, instances: Sequence[Learner], older: Sequence[Lived]
     return found + [Lesson(lived, origin, True) for lived in older]
 
 
-def _by_job(lessons: Sequence[Lesson], distances: Sequence[Array]) -> dict[str, float]:
-    """Mean distance by job: several instances may have worked on the same."""
+def _by_job(lessons: Sequence[Lesson], distances: Mapping[int, Array]) -> dict[str, float]:
+    """Mean distance by job, of the lessons that were learned from: several instances may have worked on the same."""
     of: dict[str, list[float]] = {}
-    for lesson, distance in zip(lessons, distances, strict=True):
-        of.setdefault(lesson.lived.job, []).append(float(distance))
+    for n, distance in sorted(distances.items()):
+        of.setdefault(lessons[n].lived.job, []).append(float(distance))
     return {job: sum(all) / len(all) for job, all in of.items()}
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from fifteen.checkpoint import PARTIAL, FolderLock, atomic_write, pack, read_verified, unpack
 from fifteen.config import MindConfig
 from fifteen.errors import CheckpointError, StoreError
-from fifteen.experience import UNCLAIMED
+from fifteen.experience import UNCLAIMED, chosen
 from fifteen.frames import Layout
 from fifteen.instance import Statistics, read_statistics
 from fifteen.store_index import FORMAT, Index, JobRecord, Segment, Starts, mapped, pieces, starts, surplus
@@ -264,9 +264,11 @@ class Store:
         return int(self._starts(job, length).number.sum())
 
     def sample(
-        self, generator: np.random.Generator, job: str, batch: int, length: int
+        self, generator: np.random.Generator | None, job: str, batch: int, length: int
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """`batch` sequences of `length` consecutive rows of one stream, uniform over every start that is held.
+
+        generator: None: none is drawn, they are spread evenly from the first start to the last.
 
         Returns name -> [batch, length, *shape], fields as of `Experience.sample`, and float32[batch, memory_size], the
         memory before the first row. Starts are the rows that begin a stride; a sequence may go on from one segment
@@ -278,7 +280,7 @@ class Store:
             raise StoreError(
                 f"job {job!r} of {self.folder} has no sequence of {length} rows: check available(job, {length}) first"
             )
-        drawn = generator.integers(starts.ends[-1], size=batch)
+        drawn = chosen(generator, int(starts.ends[-1]), batch)
         at = starts.ends.searchsorted(drawn, side="right")
         stride = drawn - (starts.ends - starts.number)[at] + starts.lowest[at]  # int64[batch], of the first row
         rows: dict[str, np.ndarray] = {}

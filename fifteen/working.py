@@ -205,7 +205,7 @@ def _loop(
                 {"job": stream.job_id, "steps": recorder.step, "learn": worker.learn, "reason": reason}
             )
             worker.finish()
-            if (lived := remember(worker, stream.job_id, seed=recorder.step)) is not None:
+            if (lived := remember(worker, stream.job_id)) is not None:
                 learner.lived[stream.job_id] = lived
         save()
     return recorder.log(stream, worker, reason)

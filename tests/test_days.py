@@ -29,7 +29,7 @@ def here(monkeypatch):
     monkeypatch.setattr(fleet, "Processes", Here)
 
 
-def quick_night(runs, store, *, parent, seed, config, run, stopped, callback):
+def quick_night(runs, store, *, parent, seed, config, run, stopped, trial, callback):
     """In place of a night, which takes long to compile: depends on all that a night depends on, and goes on."""
     taken, left_out, change = {}, [], 0.0
     for run in runs:
@@ -45,15 +45,18 @@ def quick_night(runs, store, *, parent, seed, config, run, stopped, callback):
         run.mkdir(exist_ok=True)
         at.write_text(str(step))
         if stopped.is_set() and step < 3:
-            return Night(parent, (), (), (), (), interrupted=True)
+            return Night(parent, (), (), (), (), (), interrupted=True)
     generator = np.random.Generator(np.random.PCG64(seed))
     for job in store.jobs():
         rows, _ = store.sample(generator, job.id, 2, 128)
         change = change * (1.0 + 0.1 * float(rows["frame"].mean()))
     weights = parent.state.weights + change / max(1, len(taken))
-    learner = fifteen.Learner(parent.config, parent.state._replace(weights=weights), parent.statistics)
     older = tuple(job.id for job in store.jobs() if job.id not in taken.values())
-    return Night(learner, tuple(taken), tuple(left_out), tuple(taken.values()), older)
+    told = {"jobs": [*taken.values()], "older": [*older], "instances": len(taken), "steps": 3, "steps_done": 3}
+    provenance = {"slept": [told | {"seconds": 0.1, "device": "", "commit": "", "seed": seed}]}
+    state = parent.state._replace(weights=weights)
+    learner = fifteen.Learner(parent.config, state, parent.statistics, provenance=provenance)
+    return Night(learner, tuple(taken), tuple(left_out), tuple(taken.values()), older, ())
 
 
 @pytest.fixture
@@ -188,10 +191,14 @@ def test_the_command(tmp_path, capsys, monkeypatch, quick):
     path, folder = tmp_path / "days.toml", tmp_path / "life"
     day = f'[[day]]\n[[day.instance]]\njob = "{POLICY}"\nsteps = 200\n'
     path.write_text(f"[sleep]\nsteps = 2\n{day}{day}")
-    order = ["live", str(path), "--size", "debug", "--run", str(folder)]
+    order = ["live", str(path), "--size", "debug", "--run", str(folder), "--episodes", "3"]
     assert main(order) == 0
     output = capsys.readouterr().out
     assert "day 2: 1-probe-policy-v0 took part" in output and f"learner: {folder}" in output
+    for day in ("day-001", "day-002"):
+        assert f"{folder / day / 'night.html'}" in output and (folder / day / "night.html").is_file()
+        (row,) = json.loads((folder / day / "night.json").read_text())["jobs"]
+        assert row["job"] == POLICY and all(row[who]["attempts"] == 3 for who in ("before", "day", "night"))
     plan = json.loads((folder / "life.json").read_text())
     assert [one["seed"] for day in plan["days"] for one in day] == [0, 1]
     assert plan["settings"]["sleep"]["steps"] == 2

@@ -17,7 +17,8 @@ from fifteen import judging, night_command, nights
 from fifteen.cli import main
 from fifteen.config import SleepConfig
 from fifteen.errors import CheckpointError, JobError, RunError
-from fifteen.judging import cases, fell, judge, mean, share_kept
+from fifteen.gains import fell, gained, mean, share_kept
+from fifteen.judging import Attempts, cases, judge
 from fifteen.night_report import read_history, shown, write_night_report
 from fifteen.nights import night
 from fifteen.sleeping import SleepProgress
@@ -96,6 +97,36 @@ def test_a_night_goes_on_with_the_lessons_that_it_began_with(runs, tmp_path):
         done = night(runs, store, config=short, run=folder, callback=lambda progress: told.append(progress.step))
     assert told == [3, 4, 5, 6] and (done.jobs, done.older) == (whole.jobs, whole.older)
     assert (np.array(done.learner.state.weights) == np.array(whole.learner.state.weights)).all()
+
+
+def test_where_an_instance_is_no_better_the_parent_teaches(runs, tmp_path):
+    parent, tried = fifteen.new("debug", seed=0), []
+
+    def trial(learner, run):
+        tried.append(run)
+        assert (np.array(learner.state.weights) == np.array(parent.state.weights)).all()
+        if run == runs[1]:
+            raise JobError("a live system")  # it cannot be told, so that its instance teaches
+        return [1.0] * 10
+
+    with Store(tmp_path / "store") as store:
+        told = night(runs, store, config=NIGHT, trial=trial)
+    assert tried == runs and told.jobs == JOBS and told.untaught == (JOBS[0],) and told.older == ()
+    assert fifteen.evaluate(told.learner, JOBS[1], episodes=40).mean > 0.9
+    before, after = (fifteen.evaluate(one, JOBS[0], episodes=40).mean for one in (parent, told.learner))
+    assert abs(before - after) < 0.3 and after < 0.7
+    # A day on which nobody learned anything leaves the parent as it is, up to what rehearsal moves.
+    with Store(tmp_path / "store") as store:
+        same = night(runs[:1], store, config=NIGHT, trial=lambda learner, run: [1.0] * 10)
+    assert same.untaught == (JOBS[0],) and same.older == (JOBS[1],)
+
+
+def test_who_has_gained_is_told_by_the_last_attempts_against_what_the_memory_alone_comes_to():
+    learned = [0.0] * 30 + [1.0, 0.9] * 5
+    assert gained(learned, [0.0] * 5 + [0.2, 0.1, 0.3, 0.2, 0.1])
+    assert not gained(learned, [0.0] * 5 + [1.0, 0.9, 1.0, 0.9, 1.0])  # so does the parent, once it knows the job
+    assert not gained([1.0] * 30 + [0.1, 0.0] * 5, [0.5, 0.4] * 5)
+    assert gained([0.5], [0.4] * 10) and gained([], [])  # too few to tell
 
 
 def test_weights_alone_need_no_experience(runs, tmp_path):
@@ -195,7 +226,7 @@ def test_older_jobs_have_a_row_of_their_own(runs, tmp_path):
     with Store(tmp_path / "store") as store:
         store.add_run(runs[0])
         slept = night(runs[1:], store, config=SleepConfig(steps=1))
-        told = judge(tmp_path, slept, cases(slept, store), episodes=2)
+        told = judge(tmp_path, slept, cases(slept, store), Attempts(tmp_path, 2, 0))
     assert [(one.case.name, sorted(one.returns)) for one in told] == [
         (JOBS[1], ["before", "day", "night"]),
         (JOBS[0], ["before", "night"]),

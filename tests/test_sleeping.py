@@ -12,8 +12,9 @@ import pytest
 import fifteen
 from fifteen import sleeping
 from fifteen.config import SleepConfig
+from fifteen.distilling import _places, dream, gradient, picked
 from fifteen.errors import CheckpointError, RunError
-from fifteen.lived import LENGTHS
+from fifteen.lived import bounds
 from fifteen.model import unravel
 
 JOBS = ("probe/policy-v0", "probe/action-v0")
@@ -191,10 +192,98 @@ def test_older_jobs_are_rehearsed_with_the_parent_as_their_teacher(instances):
 def test_what_a_lifetime_leaves_is_what_was_lived(instances):
     (lived,) = instances[0].lived.values()
     percepts = lived.batch.frames
-    assert percepts.shape[1] == LENGTHS[0] and lived.job == JOBS[0] and not lived.wipe
+    assert percepts.shape[1] == 512 and lived.job == JOBS[0] and not lived.wipe
+    assert percepts[0, 0, lived.layout.slots + 1] == 1.0  # they are spread from the lifetime's beginning on
     shown, first = percepts[..., 0], percepts[..., lived.layout.slots + 1]
     assert set(np.unique(shown[first == 1])) == {-1.0, 1.0}
     assert np.isfinite(lived.batch.memory).all()
+
+
+def test_a_steady_mind_keeps_longer_sequences_where_there_are_enough():
+    def rows_of(lifetime):
+        return lambda rows: max(0, (lifetime - rows) // 8 + 1)
+
+    assert bounds(rows_of(8_000), steady=True) == (6, 4096) and bounds(rows_of(8_000), steady=False) == (96, 512)
+    assert bounds(rows_of(5_000), steady=True) == (24, 1024)  # of 4,096 rows there are some, but of one moment
+    assert bounds(rows_of(130), steady=True) == (1, 128) and bounds(rows_of(100), steady=False) is None
+
+
+def test_rows_in_a_mixed_order_keep_what_their_teacher_says():
+    """A steady mind's rows are mixed; each goes with the same decision and targets as where they are in order."""
+    ordered_work = fifteen.new("debug").work_config
+    steady = dataclasses.replace(ordered_work, steady=True)
+    learner = fifteen.new("debug", seed=0, work=steady)
+    fifteen.work(learner, JOBS[0], steps=1_000, seed=1)
+    (lived,) = learner.lived.values()
+    frames = np.array(lived.batch.frames)
+    frames[..., 1] = np.random.default_rng(0).normal(size=frames.shape[:2])  # an idle sensor tells the rows apart
+    batch = jax.tree.map(jnp.asarray, lived.batch._replace(frames=frames))
+
+    def told(work):
+        """By row: its decision, what is said of its policy and, where there is, of its value."""
+        rest = (lived.statistics, jnp.asarray(lived.continuous), learner.config, work, lived.layout, False, False)
+        found = jax.tree.map(np.asarray, dream(learner.state.weights, batch, *rest))
+        rows = {}
+        for n, m in np.ndindex(found.policy.shape[:2]):
+            value = found.value[n, m // 4] if m % 4 == 0 else None
+            rows[found.rows.frames[n, m, 1]] = found.rows.decisions[n, m], found.policy[n, m], value
+        return rows
+
+    ordered, mixed = told(ordered_work), told(steady)
+    both = ordered.keys() & mixed.keys()
+    assert len(both) > 1_000 and np.ptp([ordered[row][1] for row in both], axis=0).max() > 0.1
+    for row in both:
+        (decision, policy, value), (mixed_decision, mixed_policy, mixed_value) = ordered[row], mixed[row]
+        np.testing.assert_array_equal(decision, mixed_decision)
+        np.testing.assert_allclose(policy, mixed_policy, atol=1e-5)
+        if value is not None and mixed_value is not None:
+            np.testing.assert_allclose(value, mixed_value, atol=1e-5)
+
+
+def test_what_the_parent_teaches_is_what_it_would_say_itself():
+    """Of the very first days that are read: so a sleeper that still is the parent has nothing to learn."""
+    work = dataclasses.replace(fifteen.new("debug").work_config, steady=True)
+    learner = fifteen.new("debug", seed=0, work=work)
+    fifteen.work(learner, JOBS[0], steps=1_000, seed=1)
+    (lived,) = learner.lived.values()
+    batch = jax.tree.map(jnp.asarray, lived.batch)
+    settings = learner.config, work, lived.layout, False
+    found = dream(learner.state.weights, batch, lived.statistics, jnp.asarray(lived.continuous), *settings, True)
+    _, distance = gradient(
+        learner.state.weights, found, jnp.arange(len(found.policy)), learner.config, SleepConfig(), lived.layout
+    )
+    assert abs(float(distance)) < 1e-5
+
+
+def test_first_days_are_read_from_where_attempts_begin():
+    first = np.zeros((3, 100), bool)
+    first[0, [0, 30, 60, 95]] = first[2, [10, 20]] = True
+    sequences, rows = _places(jnp.asarray(first), 40, 6)
+    # Of the first sequence three have 40 rows after them, the second has none and counts with its first row.
+    assert list(zip(sequences.tolist(), rows.tolist(), strict=True)) == [
+        (0, 0),
+        (0, 30),
+        (0, 60),
+        (1, 0),
+        (2, 10),
+        (2, 20),
+    ]
+    sequences, rows = _places(jnp.asarray(first), 40, 3)
+    assert list(zip(sequences.tolist(), rows.tolist(), strict=True)) == [(0, 0), (0, 60), (2, 10)]
+
+
+def test_an_update_rehearses_some_of_many_jobs_and_learns_all_of_the_day():
+    config = SleepConfig(rehearsed=3, batch=5)
+    available, rehearsed = [40] * 20, [False] * 2 + [True] * 18
+    seen = set()
+    for step in range(60):
+        found = picked(1, step, available, rehearsed, config)
+        again = picked(1, step, available, rehearsed, config)
+        assert found.keys() >= {0, 1} and len(found) == 5 and all((found[n] == again[n]).all() for n in found)
+        assert all(rows.shape == (5,) and 0 <= rows.min() and rows.max() < 40 for rows in found.values())
+        seen |= found.keys()
+    assert seen == set(range(20))
+    assert picked(1, 0, [7], [True], config).keys() == {0}  # a night may be nothing but rehearsal
 
 
 def test_what_cannot_sleep_together_is_refused(instances):
