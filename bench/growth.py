@@ -66,7 +66,8 @@ def acted(task: Task, given: argparse.Namespace, seed: int, folder: Path) -> Pat
 
 def timed(run: Path, store: Store, given: argparse.Namespace) -> tuple[Learner, dict[str, Any]]:
     """A night on one run with everything else in the store rehearsed as nights do."""
-    night([run], store, config=SleepConfig(steps=2))  # compiles, for which earlier runs may have kept something
+    # Compiles, for which earlier runs may have kept something, every job's update.
+    night([run], store, config=SleepConfig(steps=2, rehearsed=len(store.jobs())))
     moments: list[tuple[int, float]] = []
 
     def watch(progress: SleepProgress) -> None:
@@ -178,7 +179,7 @@ def summed_up(measured: Mapping[str, Any], marks: Sequence[int]) -> dict[str, An
     large = [row for row in jobs if row["rehearsed"] >= 5]  # below, what every update costs counts
     if len(large) > 1:
         found["for each job rehearsed"] = growth([row["update_ms"] / row["rehearsed"] for row in large])
-        tenth = [row for row in jobs if row["stored jobs"] <= jobs[-1]["stored jobs"] / 10]
+        tenth = [row for row in jobs if row["stored jobs"] <= round(jobs[-1]["stored jobs"] / 10)]
         if tenth:
             found["jobs stored"] = growth([tenth[-1]["update_ms"], jobs[-1]["update_ms"]])
     if len(rows) > 1:

@@ -139,15 +139,15 @@ def begin(origin: Array, config: SleepConfig, steady: bool) -> Study:
     return Study(jnp.copy(origin), _optimiser(config, steady).init(origin))
 
 
-@partial(jax.jit, static_argnames=("mind", "config", "layout"))
+@partial(jax.jit, static_argnames=("mind", "layout", "value_weight"))
 def gradient(
-    weights: Array, dream: Dream, picked: Array, mind: MindConfig, config: SleepConfig, layout: Layout
+    weights: Array, dream: Dream, picked: Array, mind: MindConfig, layout: Layout, value_weight: float
 ) -> tuple[Array, Array]:
     """Of the loss of one job on the picked sequences, float32[P], and the distance to its teacher's policy, nats.
 
     The distance is the cross-entropy to the teacher's policy beyond the teacher's own entropy. picked: int32[batch].
     """
-    loss = partial(_loss, mind=mind, config=config, layout=layout)
+    loss = partial(_loss, mind=mind, layout=layout, value_weight=value_weight)
     return jax.grad(loss, has_aux=True)(weights, jax.tree.map(lambda x: x[picked], dream))
 
 
@@ -207,7 +207,7 @@ def _first_day(rows: Rows, continuous: Array, work: WorkConfig, layout: Layout) 
 
 
 def _loss(
-    weights: Array, dream: Dream, *, mind: MindConfig, config: SleepConfig, layout: Layout
+    weights: Array, dream: Dream, *, mind: MindConfig, layout: Layout, value_weight: float
 ) -> tuple[Array, Array]:
     """Mean distance to what the teacher says, and of the policy alone: cross-entropy less the teacher's entropy."""
     model = unravel(weights, mind)
@@ -234,7 +234,7 @@ def _loss(
 
     distance, values, acted, some = (jnp.sum(x) for x in jax.vmap(one)(dream))
     distance = distance / acted
-    return distance + config.value_weight * values / jnp.maximum(some, 1.0), distance
+    return distance + value_weight * values / jnp.maximum(some, 1.0), distance
 
 
 def picked(

@@ -207,7 +207,9 @@ def _night(
         stop = stopped is not None and stopped.is_set()
         while step < config.steps and not stop:
             told = {
-                n: gradient(study.weights, dreams[n], jnp.asarray(rows), mind, config, found[n].lived.layout)
+                n: gradient(
+                    study.weights, dreams[n], jnp.asarray(rows), mind, found[n].lived.layout, config.value_weight
+                )
                 for n, rows in picked(seed, step, available, rehearsed, config).items()
             }
             study = learn(study, [change for change, _ in told.values()], origin, config, work.steady)

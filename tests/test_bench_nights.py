@@ -221,7 +221,7 @@ def test_growth_by_rehearsal_and_by_what_is_stored(capsys):
     told = capsys.readouterr().out
     assert "with the rows stored: +3.7%, target < 10%: reached" in told
     assert "over ten times the jobs: +847.1%, target < 10%: NOT reached" in told
-    assert "every job that is stored was rehearsed" in told
+    assert "every job that is stored was read" in told
 
 
 def test_all_tasks_can_be_told_apart_and_have_a_scale():
