@@ -93,7 +93,8 @@ def sleep(
     else:
         folder = None if run is None else Path(run)
         begun, weights = _night(origin, instances, older, config, seed, folder, stopped, callback)
-        told = {"jobs": list(begun.jobs), "older": list(begun.older), "steps": config.steps, "steps_done": begun.step}
+        told = {"jobs": list(begun.jobs), "older": list(begun.older), "steps": _updates(begun, config)}
+        told["steps_done"] = begun.step
         began -= begun.seconds
     told |= {
         "instances": len(instances),
@@ -198,14 +199,14 @@ def _night(
         if folder is not None:
             stack.enter_context(FolderLock(folder))
             stopped = stopped or stack.enter_context(interruptible())
-        begun, study, found = _opened(folder, about, study, origin, instances, older)
-        dreams = [one.dream(mind, work) for one in found]
+        begun, study, found = _opened(folder, about, config, study, origin, instances, older)
+        first, step, steps = begun.step, begun.step, _updates(begun, config)
+        dreams = [one.dream(mind, work) for one in found] if step < steps else []
         available, rehearsed = [len(one.policy) for one in dreams], [lesson.older for lesson in found]
         distances: dict[int, Array] = {}  # to the teacher, of each lesson when it was last learned from
-        first = step = begun.step
         started, timed, saved = clock(), None, clock()  # timed: when the first update, which compiles, was done
         stop = stopped is not None and stopped.is_set()
-        while step < config.steps and not stop:
+        while step < steps and not stop:
             told = {
                 n: gradient(
                     study.weights, dreams[n], jnp.asarray(rows), mind, found[n].lived.layout, config.value_weight
@@ -216,26 +217,32 @@ def _night(
             distances |= {n: distance for n, (_, distance) in told.items()}
             step += 1
             timed = timed or clock()
-            if callback is not None and (step % max(1, config.steps // _REPORTS) == 0 or step == config.steps):
+            if callback is not None and (step % max(1, steps // _REPORTS) == 0 or step == steps):
                 losses = _by_job(found, distances)
                 rate = (clock() - timed) / (step - first - 1) if step > first + 1 else None
-                left = None if rate is None else rate * (config.steps - step)
-                stop = bool(callback(SleepProgress(step, config.steps, losses, left)))
+                left = None if rate is None else rate * (steps - step)
+                stop = bool(callback(SleepProgress(step, steps, losses, left)))
             stop = stop or (stopped is not None and stopped.is_set())
-            if stop or step == config.steps or clock() - saved > SAVE_EVERY_S:
+            if stop or step == steps or clock() - saved > SAVE_EVERY_S:
                 _check_finite(study, step)
                 if folder is not None:
                     seconds = begun.seconds + clock() - started
                     desk.save(folder, dataclasses.replace(begun, step=step, seconds=seconds), study)
                 saved = clock()
-        if folder is not None and step == config.steps:
+        if folder is not None and step == steps:
             desk.end(folder)
     return dataclasses.replace(begun, step=step), study.weights
+
+
+def _updates(night: Begun, config: SleepConfig) -> int:
+    """How many there are: none where only the parent teaches, for the sleeper knows what it says already."""
+    return config.steps if len(night.jobs) > len(night.older) else 0
 
 
 def _opened(
     folder: Path | None,
     about: Mapping[str, Any],
+    config: SleepConfig,
     study: Study,
     origin: Array,
     instances: Sequence[Learner],
@@ -246,7 +253,7 @@ def _opened(
         begun, study = desk.resumed(folder, about, study)
         if older and (these := tuple(one.job for one in older)) != begun.older:
             raise RunError(f"{folder} holds a night that rehearses {begun.older}, not {these}: give another folder")
-        return begun, study, desk.read(folder, begun) if begun.step < about["sleep"]["steps"] else []
+        return begun, study, desk.read(folder, begun) if begun.step < _updates(begun, config) else []
     found = _lessons(origin, instances, older)
     if folder is not None:
         begun = desk.start(folder, about, found)

@@ -115,10 +115,24 @@ def test_where_an_instance_is_no_better_the_parent_teaches(runs, tmp_path):
     assert fifteen.evaluate(told.learner, JOBS[1], episodes=40).mean > 0.9
     before, after = (fifteen.evaluate(one, JOBS[0], episodes=40).mean for one in (parent, told.learner))
     assert abs(before - after) < 0.3 and after < 0.7
-    # A day on which nobody learned anything leaves the parent as it is, up to what rehearsal moves.
+    # A day on which nobody learned anything leaves the parent as it is.
     with Store(tmp_path / "store") as store:
         same = night(runs[:1], store, config=NIGHT, trial=lambda learner, run: [1.0] * 10)
-    assert same.untaught == (JOBS[0],) and same.older == (JOBS[1],)
+    assert same.untaught == (JOBS[0],) and same.older == (JOBS[1],) and not same.interrupted
+    assert (np.array(same.learner.state.weights) == np.array(parent.state.weights)).all()
+
+
+def test_the_command_after_a_day_without_updates(tmp_path, capsys):
+    run, out = tmp_path / "run", tmp_path / "slept"
+    fifteen.work(fifteen.new("debug", seed=0), JOBS[0], steps=300, seed=1, learn="context", run=run)
+    order = ["sleep", str(run), "--store", str(tmp_path / "store"), "--out", str(out), "--episodes", "6"]
+    for _ in range(2):
+        assert main(order) == 0
+        assert f"better than its own: {JOBS[0]}" in " ".join(capsys.readouterr().out.split())
+    told = json.loads((out / "night.json").read_text())
+    assert told["night"]["steps"] == told["night"]["steps_done"] == 0 and not told["jobs"][0]["taught"]
+    page = (out / "night.html").read_text()
+    assert "its parent taught it" in page and "Infinity" not in page
 
 
 def test_who_has_gained_is_told_by_the_last_attempts_against_what_the_memory_alone_comes_to():
