@@ -256,7 +256,7 @@ def test_what_cannot_begin_is_refused(tmp_path, monkeypatch):
         deploy(born(), [], tmp_path)
     with pytest.raises(RunError, match="another seed"):
         deploy(born(), [Assignment(PROBE, 10)] * 2, tmp_path)
-    with pytest.raises(RunError, match="not the folder of a fleet"):
+    with pytest.raises(RunError, match="holds no fleet.json that can be read"):
         go_on(tmp_path / "nowhere")
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(RunError, match=r"pip install 'fifteen\[ray\]'"):
