@@ -30,7 +30,7 @@ from fifteen.judging import RESULTS, WHO
 from fifteen.learner import Learner
 from fifteen.log import duration, number
 from fifteen.night_command import run_sleep
-from fifteen.night_report import PAGE, name, shown, worse
+from fifteen.night_report import PAGE, marks, name, shown, worse
 from fifteen.report import definitions, write_page, write_report
 from fifteen.terminal import TerminalSink
 
@@ -231,8 +231,7 @@ def _table(told: Mapping[str, Any]) -> str:
         inner = "".join(f'<td data-name="{head}">{cell.replace("-", "−")}</td>' for head, cell in cells)
         link = f"{DAY}/{Path(job['run']).name}/report.html"
         what = name(job, told["jobs"]).partition(" {")[0]  # without the arguments, which are in the file of the day
-        mark = " <small>worse</small>" * job["worse"]
-        rows.append(f'<tr><td><span><a href="{escape(link)}">{escape(what)}</a>{mark}</span></td>{inner}</tr>')
+        rows.append(f'<tr><td><span><a href="{escape(link)}">{escape(what)}</a>{marks(job)}</span></td>{inner}</tr>')
     return (
         '<section class="box scroll"><h2>One learner for all of them</h2><p class="lead">Mean return of '
         f"{told['asked']['episodes']} attempts with a fresh memory and no weight updates, with its interval at "

@@ -94,6 +94,17 @@ def worse(told: Mapping[str, Any]) -> list[str]:
     return [name(job, told["jobs"]) for job in told["jobs"] if job["worse"]]
 
 
+def marks(job: Mapping[str, Any]) -> str:
+    """What else a row of night.json says, as HTML; empty where it says nothing."""
+    said = {
+        "older": job["older"],
+        "its parent taught it": not (job["taught"] or job["older"]),
+        "worse": job["worse"],
+        "not attempted": bool(job["missing"]),
+    }
+    return f" <small>{', '.join(what for what in said if said[what])}</small>" if any(said.values()) else ""
+
+
 def shown(estimate: Mapping[str, Any] | None, places: int | None = None) -> str:
     """ "158 [125, 191]"; empty where nothing is known. places: after the point; None: as the interval warrants."""
     if estimate is None:
@@ -118,7 +129,7 @@ def _figures(told: Mapping[str, Any], kept: Sequence[Mapping[str, Any]]) -> str:
         shares = [job["kept"]["estimate"] for job in kept]
         worst = int(np.argmin(shares))
         figures = [
-            (f"share of the gain kept, mean of {len(kept)} jobs", f"{np.mean(shares):.2f}"),
+            (f"share of the gain kept, mean of {len(kept)} job{'s' * (len(kept) != 1)}", f"{np.mean(shares):.2f}"),
             (f"the least: {name(kept[worst], told['jobs'])}", f"{shares[worst]:.2f}"),
         ]
     if told["asked"]["episodes"]:
@@ -138,12 +149,7 @@ def _table(told: Mapping[str, Any]) -> str:
     for job in jobs:
         cells = [(_HEADS[who], shown(job.get(who))) for who in WHO] + [("share kept", shown(job["kept"], 2))]
         inner = "".join(f'<td data-name="{what}">{_minus(_split(text))}</td>' for what, text in cells)
-        marks = {"older": job["older"], "its parent taught it": not (job["taught"] or job["older"])}
-        marks = [
-            mark for mark, yes in (marks | {"worse": job["worse"], "not attempted": job["missing"]}).items() if yes
-        ]
-        mark = f" <small>{', '.join(marks)}</small>" if marks else ""
-        rows.append(f"<tr><td><span>{escape(name(job, jobs))}{mark}</span></td>{inner}</tr>")
+        rows.append(f"<tr><td><span>{escape(name(job, jobs))}{marks(job)}</span></td>{inner}</tr>")
     asked = told["asked"]
     text = (
         f"Mean return of {asked['episodes']} attempts with a fresh memory and no weight updates, with its interval at "
