@@ -8,6 +8,7 @@ nothing. Attempts of one lifetime are treated as independent, though the memory 
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -68,14 +69,15 @@ class Attempts:
     """Attempts of learners at jobs, all with a fresh memory; kept in folder/attempts.json, and none made twice."""
 
     def __init__(self, folder: Path | None, episodes: int, seed: int):
-        """folder: None: they are kept nowhere. Those there of another number or seed are forgotten."""
+        """folder: None: they are kept nowhere. What is there of another number or seed, or broken, is forgotten."""
         self.episodes, self.seed = episodes, seed
         self._path = None if folder is None else folder / ATTEMPTS
         self._made: dict[str, list[float]] = {}
-        if self._path is not None and self._path.is_file():
-            told = json.loads(self._path.read_text(encoding="utf-8"))
-            if (told["episodes"], told["seed"]) == (episodes, seed):
-                self._made = told["returns"]
+        if self._path is not None:
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                told = json.loads(self._path.read_text(encoding="utf-8"))
+                if (told["episodes"], told["seed"]) == (episodes, seed):
+                    self._made = dict(told["returns"])
 
     def __call__(self, case: Case, learner: Learner) -> list[float]:
         """Returns, in the order in which the attempts ended. The learner is not changed.

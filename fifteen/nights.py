@@ -118,7 +118,9 @@ def _gained(run: Path, parent: Learner, trial: Trial) -> bool:
     """Whether the instance has something to teach."""
     try:
         return gained(read_record(run).returns.tolist(), trial(parent, run))
-    except FifteenError:
+    except FifteenError as error:
+        if _no_room(error):
+            raise
         return True
 
 

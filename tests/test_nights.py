@@ -135,6 +135,22 @@ def test_the_command_after_a_day_without_updates(tmp_path, capsys):
     assert "its parent taught it" in page and "Infinity" not in page
 
 
+def test_attempts_that_cannot_be_read_are_made_again_and_a_full_disk_is_said(runs, tmp_path, monkeypatch):
+    parent = fifteen.new("debug", seed=0)
+    made = Attempts(tmp_path, 4, 0).trial(parent, runs[0])
+    kept = tmp_path / "attempts.json"
+    whole = kept.read_text()
+    for broken in (whole[:-20], "[]", '{"episodes": 4, "seed": 0}'):
+        kept.write_text(broken)
+        assert Attempts(tmp_path, 4, 0).trial(parent, runs[0]) == made and kept.read_text() == whole
+
+    def full(learner, run):
+        raise CheckpointError("no room") from OSError(errno.ENOSPC, "No space left on device")
+
+    with Store(tmp_path / "store") as store, pytest.raises(CheckpointError, match="no room"):
+        night(runs, store, config=SleepConfig(steps=5), trial=full)
+
+
 def test_who_has_gained_is_told_by_the_last_attempts_against_what_the_memory_alone_comes_to():
     learned = [0.0] * 30 + [1.0, 0.9] * 5
     assert gained(learned, [0.0] * 5 + [0.2, 0.1, 0.3, 0.2, 0.1])
