@@ -51,11 +51,13 @@ HERE = Path(__file__).parent
 def start_ours(lifetimes: int, devices: int = 1, core: str = "delta") -> Program:
     """devices: host devices over which the lifetimes are divided."""
     flags = os.environ.get("XLA_FLAGS", "")
+    environment = {"XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}".strip()}
+    if devices > 1:
+        # All devices share one pool of threads, and one that waits for the others holds a thread of it: with as many
+        # threads as devices they can wait for each other until XLA ends the process.
+        environment["PJRT_NPROC"] = str(2 * devices)
     command = [sys.executable, str(HERE / "school_speed_ours.py"), "--family", FAMILY]
-    return Program(
-        [*command, "--core", core, "--lifetimes", str(lifetimes)],
-        {"XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}".strip()},
-    )
+    return Program([*command, "--core", core, "--lifetimes", str(lifetimes)], environment)
 
 
 def steps_per_tick() -> float:

@@ -77,7 +77,8 @@ class WorkConfig:
     reward_quantile: float = 0.95  # of |discounted return|: the unit in which returns are learned
     scale_decay: float = 1e-4  # forgetting of that quantile's histogram, per step
     statistics_span: float = 100_000.0  # observations after which the statistics are exponential averages
-    watchful: bool = False  # statistics of sensors that have been moved begin anew
+    # Statistics of sensors that have been moved begin anew, and so does a memory that is worth no more than an empty one.
+    watchful: bool = False
     inherited: float = 1_000.0  # observations that the statistics of earlier lifetimes count for when a new one begins
     # Correlations from step to step of the noise that draws the actions; together nearly pink noise.
     noise_memory: tuple[float, ...] = (0.5, 0.9, 0.98)
@@ -152,6 +153,8 @@ class SleepConfig:
     # Of the jobs that the parent teaches, as many in an update, drawn anew for each: what a night takes must not grow
     # with what is stored.
     rehearsed: int = 8
+    # Sequences of school in an update, where steady minds were schooled; it counts as much as `rehearsed` jobs do.
+    schoolwork: int = 16  # 0: school is not rehearsed
     learning_rate: float = 2e-3  # at first; it falls to nothing
     steady_learning_rate: float = 1e-2  # the same where only what reads the memory learns, see `WorkConfig.steady`
     max_gradient: float = 1.0

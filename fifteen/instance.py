@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from fifteen.config import MindConfig, WorkConfig
+from fifteen.doubting import Doubt, doubted, no_doubt
 from fifteen.frames import Decision, Layout, Percept
 from fifteen.losses import choose, masked_log_softmax
 from fifteen.model import Model, expected_value
@@ -40,6 +41,7 @@ class Instance(NamedTuple):
 
     statistics: Statistics
     memory: Array  # float32[E, memory]
+    doubt: Doubt | None  # [E, ...]; None unless `WorkConfig.watchful`
     trailing: Array  # float32[E], discounted sum of the attempt's rewards so far
     predicted: Array  # float32[E, slots + 1], the percept expected next
     noise: Array  # float32[E, K, M, B], standard normal, each of K with its correlation in time; it draws the actions
@@ -67,11 +69,13 @@ def new_instance(
     """The beginning of a lifetime: an empty memory, and statistics that still give way to a new job's."""
     kept = jnp.minimum(1.0, work.inherited / jnp.maximum(statistics.count, 1.0))
     key, noise_key = jax.random.split(key)
+    memory = jnp.zeros((streams, config.memory_size))
     return Instance(
         statistics=statistics._replace(
             count=statistics.count * kept, age=statistics.age * kept, histogram=statistics.histogram * kept
         ),
-        memory=jnp.zeros((streams, config.memory_size)),
+        memory=memory,
+        doubt=jax.vmap(no_doubt)(memory) if work.watchful else None,
         trailing=jnp.zeros(streams),
         predicted=jnp.zeros((streams, config.slots + 1)),
         noise=jax.random.normal(noise_key, (streams, len(work.noise_memory), layout.factors, layout.bins)),
@@ -201,9 +205,14 @@ def act(
     memory, predicted, decisions = jax.vmap(one)(
         instance.memory, instance.predicted, percepts, single, table, jnp.sum(noise, axis=1) * kept.size**-0.5
     )
+    memory, doubt = jnp.where(active[:, None], memory, instance.memory), instance.doubt
+    if doubt is not None and not wipe:
+        ends = percepts.terminated | percepts.truncated
+        doubt, memory = jax.vmap(doubted)(doubt, memory, percepts.reward, percepts.first, ends, active)
     acted = Instance(
         statistics=statistics,
-        memory=jnp.where(active[:, None], memory, instance.memory),
+        memory=memory,
+        doubt=doubt,
         trailing=jnp.where(active, trailing, instance.trailing),
         predicted=jnp.where(active[:, None], predicted, instance.predicted),
         noise=jnp.where(active[:, None, None, None], noise, instance.noise),

@@ -12,7 +12,9 @@ corrections u then solve a unit lower triangular system within the chunk,
 
     (I + L) U = b (V - g S_0 K),   L_ij = b_i (g_i / g_j) k_i . k_j  for j < i,
 
-by forward substitution. (The inverse as a finite product of powers of the nilpotent L is no substitute: where keys
+by forward substitution, half by half: all but the last terms are products of matrices. (LAPACK's solver would do as
+well, but of a batch it waits for threads of the pool it runs in: where as many solvers wait at once as there are
+threads, nothing ever goes on. The inverse as a finite product of powers of the nilpotent L is no substitute: where keys
 repeat, its terms grow like binomial coefficients and cancel, and at 17 steps no digit is right.)
 A reset before step t is a boundary between segments: pairs of different segments are masked out.
 """
@@ -59,12 +61,37 @@ def delta_chunk(
     recalled = jnp.concatenate([from_state, from_state])[:, None] * (both @ state.T)  # [2T, d]
     system = jnp.tril(write[:, None] * ratio * similar[:length], -1)
     incoming = write[:, None] * (value - recalled[:length])
-    correction = jax.lax.linalg.triangular_solve(
-        system, incoming, left_side=True, lower=True, unit_diagonal=True
-    )  # [T, d] u; only the part below the diagonal is read
+    correction = substitute(system, incoming)  # [T, d] u
     read = recalled[length:] + (ratio * similar[length:]) @ correction
     final = from_state[length - 1] * state + (ratio[length - 1][:, None] * correction).T @ key
     return final, read
+
+
+@jax.custom_vjp
+def substitute(lower: Array, right: Array) -> Array:
+    """u of (I + L) u = right: lower float32[T, T], of which only the part below the diagonal is read; right, u [T, d]."""
+    size = right.shape[0]
+    if size == 1:
+        return right
+    half = size // 2
+    above = substitute(lower[:half, :half], right[:half])
+    below = substitute(lower[half:, half:], right[half:] - lower[half:, :half] @ above)
+    return jnp.concatenate([above, below])
+
+
+def _substitute_forward(lower: Array, right: Array) -> tuple[Array, tuple[Array, Array]]:
+    solved = substitute(lower, right)
+    return solved, (lower, solved)
+
+
+def _substitute_backward(known: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    """By the transposed system, which is lower triangular when read from its end."""
+    lower, solved = known
+    right = substitute(lower.T[::-1, ::-1], cotangent[::-1])[::-1]
+    return -jnp.tril(right @ solved.T, -1), right
+
+
+substitute.defvjp(_substitute_forward, _substitute_backward)
 
 
 def unroll(

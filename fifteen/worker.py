@@ -22,6 +22,7 @@ from jax import Array
 from fifteen import instance as instances
 from fifteen import updating
 from fifteen.config import Learn, MindConfig, WorkConfig
+from fifteen.doubting import Doubt
 from fifteen.errors import CheckpointError
 from fifteen.experience import Experience, Field
 from fifteen.frames import Layout
@@ -35,6 +36,7 @@ from fifteen.updating import Batch, LearnerState
 # already have a core each.
 COMPILER = {"xla_cpu_multi_thread_eigen": False}
 _REPLAY_BYTES = 2_000_000_000
+_DOUBT = "instance/doubt/"  # of saved arrays
 
 
 class Moment(NamedTuple):
@@ -282,6 +284,8 @@ class Worker:
             "host/steps": self._steps,
             "host/after": np.array(self._after, np.bool_),
         }
+        if self.instance.doubt is not None:
+            named |= {f"{_DOUBT}{name}": value for name, value in self.instance.doubt._asdict().items()}
         return {name: np.asarray(value) for name, value in named.items()}
 
     def summary(self) -> dict[str, Any]:
@@ -302,6 +306,8 @@ class Worker:
     ) -> None:
         """Stand where `arrays` and `summary` were taken. Raises CheckpointError where they do not fit."""
         mine = self.arrays()
+        # Of before memories were doubted: it does not change what the others mean.
+        arrays = {name: array for name, array in mine.items() if name.startswith(_DOUBT)} | arrays
         for name, array in mine.items():
             if name not in arrays or arrays[name].shape != array.shape:
                 raise CheckpointError(
@@ -309,9 +315,13 @@ class Worker:
                     "with another configuration or for another job; resume it with the settings it was started with"
                 )
         self.acting = [jnp.asarray(arrays[f"acting/{n}"]) for n in range(len(self.acting))]
+        doubt = self.instance.doubt
+        if doubt is not None:
+            doubt = Doubt(**{name: jnp.asarray(arrays[f"{_DOUBT}{name}"]) for name in Doubt._fields})
         self.instance = Instance(
             statistics=jax.tree.map(jnp.asarray, statistics),
             memory=jnp.asarray(arrays["instance/memory"]),
+            doubt=doubt,
             trailing=jnp.asarray(arrays["instance/trailing"]),
             predicted=jnp.asarray(arrays["instance/predicted"]),
             noise=jnp.asarray(arrays["instance/noise"]),

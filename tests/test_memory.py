@@ -191,3 +191,33 @@ def test_the_last_write_is_recalled_and_others_are_left_alone():
     ones, zeros = np.ones(4, np.float32), np.zeros(4, np.float32)
     state, _ = chunk(np.zeros((SIZE, SIZE), np.float32), keys, keys, values, ones, zeros, np.zeros(4, np.bool_))
     np.testing.assert_allclose(np.asarray(state) @ np.eye(SIZE)[:3].T, values[[3, 1, 2]].T, atol=1e-6)
+
+
+@given(st.integers(1, 40), st.integers(0, 2**32 - 1))
+@settings(max_examples=12, deadline=None)
+def test_substitution_solves_the_system_and_its_gradient_is_lapacks(length, seed):
+    random = np.random.default_rng(seed)
+    lower = (random.uniform(-1.0, 1.0, (length, length)) / length**0.5).astype(np.float32)
+    right, weight = random.standard_normal((2, length, 3)).astype(np.float32)
+
+    def lapack(lower, right):
+        return jax.lax.linalg.triangular_solve(lower, right, left_side=True, lower=True, unit_diagonal=True)
+
+    def whole(solve):
+        return jax.value_and_grad(lambda a, b: jnp.sum(weight * solve(a, b)), argnums=(0, 1))(lower, right)
+
+    exact = np.linalg.solve(np.tril(lower.astype(np.float64), -1) + np.eye(length), right)
+    np.testing.assert_allclose(memory.substitute(lower, right), exact, rtol=1e-4, atol=1e-4)
+    for mine, theirs in zip(jax.tree.leaves(whole(memory.substitute)), jax.tree.leaves(whole(lapack)), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_nothing_in_the_memory_waits_for_a_thread_of_the_pool_it_runs_in():
+    """LAPACK's batched solver does, so that a school hung for ever on a machine of two cores."""
+    batch = [jnp.zeros((64, 16, SIZE))] * 3 + [jnp.zeros((64, 16))] * 2 + [jnp.zeros((64, 16), bool)]
+
+    def loss(state, query, key, value, write, log_decay, reset):
+        return jnp.sum(jax.vmap(memory.unroll)(state, query, key, value, write, log_decay, reset)[1] ** 2)
+
+    compiled = jax.jit(jax.grad(loss, argnums=(1, 2, 3, 4, 5))).lower(jnp.zeros((64, SIZE, SIZE)), *batch).compile()
+    assert "lapack" not in compiled.as_text()
