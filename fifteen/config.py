@@ -29,6 +29,9 @@ class MindConfig:
     value_bins: int = 31  # support of the categorical values
     value_limit: float = 1.2  # the support spans symexp(-limit) .. symexp(limit), in scaled returns
     core: str = "delta"  # what the memory layers are, see `cores.CORES`
+    # Features of a hidden layer between the memory and the heads that a learner is given as it leaves school, silent at
+    # first: senses and memory stay as schooled, and what reads them needs room for what no school resembled.
+    adapter: int = 0
 
     @property
     def memory_size(self) -> int:
@@ -85,8 +88,8 @@ class WorkConfig:
     sharpness: float = 1.5  # actions are drawn from the policy's probabilities to this power
 
     def on_policy(self) -> "WorkConfig":
-        """Every action drawn from the policy itself, independently of those before: as in a school."""
-        return replace(self, noise_memory=(0.0,), sharpness=1.0)
+        """Every action drawn from the policy itself, independently of those before, and no memory doubted: a school's."""
+        return replace(self, noise_memory=(0.0,), sharpness=1.0, watchful=False)
 
     def schooled(self) -> "WorkConfig":
         """For weights that know something already: they act as they did in school, but surer, and decide so at first.

@@ -6,6 +6,7 @@ lie in order, those of a Box dimension, have codes that change smoothly along th
 Everything here is written for one stream; vmap for more.
 """
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -52,6 +53,23 @@ class ImageEncoder(eqx.Module):
 
 
 @final
+class Adapter(eqx.Module):
+    """A hidden layer that adds to what it reads, and nothing at first: float32[W] -> float32[W]."""
+
+    norm: LayerNorm
+    widen: Linear  # W -> features
+    narrow: Linear  # features -> W
+
+    def __init__(self, random: np.random.Generator, width: int, features: int):
+        self.norm = LayerNorm(width)
+        self.widen = Linear(random, width, features)
+        self.narrow = Linear(random, features, width, scale=0.0)
+
+    def __call__(self, x: Array) -> Array:
+        return x + self.narrow(jax.nn.silu(self.widen(self.norm(x))))
+
+
+@final
 class Model(eqx.Module):
     """Parameters of the mind."""
 
@@ -59,6 +77,7 @@ class Model(eqx.Module):
     see: ImageEncoder
     sense_norm: LayerNorm
     layers: tuple[MemoryCore, ...]
+    adapter: Adapter | None
     trunk: Linear
     trunk_norm: LayerNorm
     factor_code: Weight  # float32[max_factors, R]
@@ -84,6 +103,7 @@ class Model(eqx.Module):
         self.sense_norm = LayerNorm(width)
         core = core_named(config.core)
         self.layers = tuple(core(random, config) for _ in range(config.layers))
+        self.adapter = Adapter(np.random.default_rng(config.adapter), width, config.adapter) if config.adapter else None
         self.trunk = Linear(random, width, width)
         self.trunk_norm = LayerNorm(width)
         self.factor_code = random.choice(np.array([-1.0, 1.0], np.float32), (config.max_factors, rank))
@@ -159,6 +179,8 @@ class Model(eqx.Module):
 
     def features(self, x: Array) -> Array:
         """What all heads read: x float32[W] after the memory -> float32[W]."""
+        if self.adapter is not None:
+            x = self.adapter(x)
         return jax.nn.silu(self.trunk_norm(self.trunk(x)))
 
     def policy_logits(self, features: Array, prefix: Array, codes: Array) -> Array:
@@ -214,6 +236,15 @@ def unravel(weights: Array, config: MindConfig) -> Model:
     ends = list(itertools.accumulate(math.prod(shape) for shape in shapes))
     parts = jnp.split(weights, ends[:-1])
     return tree.unflatten([part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)])
+
+
+def adapted(weights: Array, config: MindConfig, adapter: int) -> Array:
+    """Weights float32[P] of the same mind with an `Adapter` of so many features: silent if it had none; 0: without."""
+    if config.adapter == adapter:
+        return weights
+    other = Model(dataclasses.replace(config, adapter=adapter), np.random.default_rng(0)).adapter
+    model = eqx.tree_at(lambda m: m.adapter, unravel(weights, config), other, is_leaf=lambda x: x is None)
+    return jnp.concatenate([jnp.asarray(leaf).reshape(-1) for leaf in jax.tree.leaves(model)])
 
 
 def expected_value(logits: Array, config: MindConfig) -> Array:

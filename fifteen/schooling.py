@@ -16,7 +16,7 @@ from jax import Array
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from fifteen import checkpoint
-from fifteen.config import MindConfig, SchoolConfig
+from fifteen.config import MindConfig, SchoolConfig, WorkConfig
 from fifteen.errors import RunError
 from fifteen.interrupting import interruptible
 from fifteen.jobs.classroom import Classroom, Grades
@@ -26,12 +26,14 @@ from fifteen.jobs.family import read_split
 from fifteen.jobs.references import normalised
 from fifteen.learner import Learner
 from fifteen.log import SchoolProgress
+from fifteen.model import adapted
 from fifteen.provenance import commit, device
 from fifteen.school_report import HISTORY, append_history, write_school_report
 from fifteen.teaching import SchoolState, optimiser, teach_round
 from fifteen.updating import optimiser as working_optimiser
 
 _SAVE_S = 30.0
+_ADAPTER = 2  # features of the adapter with which a learner leaves school, as many times the width
 _GRADE_MEMORY = 0.98  # a round's; scores are those of about the last fifty rounds
 
 Callback = Callable[[SchoolProgress], Any]
@@ -55,18 +57,19 @@ def school(
     Raises JobError for an unknown family, RunError for a setting that cannot be, a folder in use, a family that gives
     NaN and a device without enough memory, CheckpointError where the folder holds the school of another configuration.
     """
-    room, updates, rounds = _open(learner, families, steps, config or SchoolConfig())
+    folder = None if run is None else Path(run)
+    mind = _entered(learner.config, folder)
+    room, updates, rounds = _open(mind, learner.work_config, families, steps, config or SchoolConfig())
     school = room.school
     per_round = len(room.member) * school.rollout
-    settings = _settings(room, learner.config, steps, seed)
-    folder = None if run is None else Path(run)
+    settings = _settings(room, mind, steps, seed)
     began = time.monotonic()
     advance = jax.jit(partial(teach_round, room=room, updates=updates), donate_argnums=0)
     with ExitStack() as stack:
         if folder is not None:
             stack.enter_context(checkpoint.FolderLock(folder))
         stack.enter_context(_memory_setting_named(school))
-        state = _begin(learner.state.weights, jax.random.key(seed), room, updates)
+        state = _begin(adapted(learner.state.weights, learner.config, mind.adapter), jax.random.key(seed), room, updates)
         grades = Grades(jnp.zeros((len(room.families), 3)), jnp.zeros(len(room.families)))
         before = 0.0  # seconds of schooling in earlier processes
         if folder is not None and (folder / "school").is_dir():
@@ -91,19 +94,34 @@ def school(
                 _save(folder / "school", state, grades, settings, before + time.monotonic() - began)
                 append_history(folder, progress)
                 saved = time.monotonic()
-        learner.work_config = learner.work_config.schooled()
-        learner.state = learner.state._replace(
-            weights=state.weights,
-            target=jnp.copy(state.weights),
-            anchor=jnp.copy(state.weights),
-            optimiser=working_optimiser(learner.work_config).init(state.weights),
-            updates=jnp.zeros((), jnp.int32),
-        )
+        leave(learner, mind, state.weights)
         told = {"steps_done": done * per_round, "seconds": round(before + time.monotonic() - began), "device": device()}
         learner.provenance.setdefault("schooled", []).append({**settings, **told, "commit": commit()})
         if folder is not None and (folder / HISTORY).is_file():
             write_school_report(folder, settings)
     return progress
+
+
+def leave(learner: Learner, mind: MindConfig, weights: Array) -> None:
+    """The learner becomes one that left school with these weights, float32[P], of such a mind."""
+    learner.config = dataclasses.replace(mind, adapter=mind.adapter or _ADAPTER * mind.width)
+    weights = adapted(weights, mind, learner.config.adapter)
+    learner.work_config = learner.work_config.schooled()
+    learner.state = learner.state._replace(
+        weights=weights,
+        target=jnp.copy(weights),
+        anchor=jnp.copy(weights),
+        optimiser=working_optimiser(learner.work_config).init(weights),
+        updates=jnp.zeros((), jnp.int32),
+    )
+
+
+def _entered(mind: MindConfig, folder: Path | None) -> MindConfig:
+    """As which the school began that the folder holds: whoever was stopped in it has an adapter since."""
+    if folder is None or not (folder / "school").is_dir():
+        return mind
+    began = (checkpoint.read(folder / "school")[1].get("settings") or {}).get("mind", {})
+    return dataclasses.replace(mind, adapter=began.get("adapter", 0))
 
 
 @contextmanager
@@ -139,7 +157,7 @@ def _check_finite(room: Classroom, weights: Array, spoiled: np.ndarray, progress
 
 
 def _open(
-    learner: Learner, names: Sequence[str] | None, steps: int, school: SchoolConfig
+    mind: MindConfig, work: WorkConfig, names: Sequence[str] | None, steps: int, school: SchoolConfig
 ) -> tuple[Classroom, int, int]:
     """The classroom, the number of updates and of rounds."""
     asked = find_families(names)
@@ -157,9 +175,7 @@ def _open(
         )
     rounds = max(1, round(steps / (each * len(families) * school.rollout)))
     templates = tuple(split.indices(family) for family in families)
-    room = Classroom(
-        families, templates, each, config=learner.config, school=school, work=learner.work_config.on_policy()
-    )
+    room = Classroom(families, templates, each, config=mind, school=school, work=work.on_policy())
     return room, rounds * school.epochs * school.minibatches, rounds
 
 
@@ -236,6 +252,7 @@ def _resumed(
     arrays, manifest = checkpoint.read(folder)
     theirs = manifest.get("settings") or {}
     theirs = {**theirs, "school": checkpoint.known(SchoolConfig, theirs.get("school", {}), folder)}
+    theirs["mind"] = {"adapter": 0, **theirs.get("mind", {})}  # there were none when it began
     if theirs != settings:
         differs = [name for name in settings if theirs.get(name) != settings[name]]
         raise checkpoint.CheckpointError(

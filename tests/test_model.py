@@ -17,11 +17,11 @@ from fifteen.config import SIZES, WorkConfig
 from fifteen.cores import DeltaCore
 from fifteen.frames import Layout
 from fifteen.losses import choose, factored_advantage, masked_log_softmax
-from fifteen.model import Model, expected_value, ravel, structure, unravel
+from fifteen.model import Model, adapted, expected_value, ravel, structure, unravel
 from fifteen.spaces import Hands
 
 DEBUG = SIZES["debug"]
-TWO_LAYERS = dataclasses.replace(DEBUG, layers=2, taps=3)
+TWO_LAYERS = dataclasses.replace(DEBUG, layers=2, taps=3, adapter=16)
 CONFIGS = {"debug": DEBUG, "small": SIZES["small"], "two layers": TWO_LAYERS}
 LENGTH = 12
 
@@ -296,3 +296,20 @@ def test_a_fresh_memory_finds_what_came_of_it_when_it_looked_alike():
     best = jnp.argmax(likeness[: 30 - taps + 1], axis=0) + taps - 1
     # Heads in turn: the same percept itself, and the step after it, whose percept tells what came of it.
     assert list(best) == [10, 11] * (heads // 2)
+
+
+def test_a_mind_that_is_given_an_adapter_says_the_same_and_can_be_without_again():
+    weights = jnp.asarray(ravel(perturbed(DEBUG)))
+    config = dataclasses.replace(DEBUG, adapter=24)
+    wider = adapted(weights, DEBUG, 24)
+    x = np.random.default_rng(2).standard_normal(DEBUG.width).astype(np.float32)
+    before, after = unravel(weights, DEBUG).features(x), unravel(wider, config).features(x)
+    np.testing.assert_array_equal(before, after)
+    np.testing.assert_array_equal(adapted(wider, config, 0), weights)
+    assert adapted(wider, config, 24) is wider
+
+    def read(weights):
+        return jnp.sum(unravel(weights, config).features(x) ** 2)
+
+    moved = wider - 0.1 * jax.grad(read)(wider)  # silent, but it learns
+    assert unravel(moved, config).adapter.narrow.weight.any()

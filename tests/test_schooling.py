@@ -14,6 +14,7 @@ from fifteen import checkpoint, schooling
 from fifteen.config import SchoolConfig
 from fifteen.errors import CheckpointError, JobError, RunError
 from fifteen.jobs import bandits
+from fifteen.model import adapted
 from fifteen.school_report import read_history
 
 SMALL = SchoolConfig(lifetimes=16, rollout=16, minibatches=2)
@@ -53,16 +54,19 @@ def test_two_n_rounds_are_n_saved_loaded_and_n(tmp_path, caplog):
     assert {steps // 2, steps} <= {line["steps"] for line in read_history(tmp_path)}
     told = again.provenance["schooled"][-1]
     assert told["steps_done"] == steps and told["seconds"] >= 0 and {"commit", "device", "families"} <= set(told)
+    told = fifteen.school(again, ["bandit/bernoulli"], steps, config=SMALL, run=tmp_path)
+    assert told.steps == steps and (weights(again) == weights(whole)).all()  # though it has an adapter since
     with pytest.raises(CheckpointError, match="seed differ"):
         fifteen.school(again, ["bandit/bernoulli"], steps, seed=1, config=SMALL, run=tmp_path)
 
 
 def test_several_families_are_one_school():
     learner = fifteen.new("debug")
-    before = weights(learner)
+    mind, before = learner.config, weights(learner)
     config = dataclasses.replace(SMALL, lifetimes=32, projected=0.5)
     progress = fifteen.school(learner, ["bandit/gaussian", "mdp", "recall/t-maze"], 8 * 16 * 30, config=config)
-    assert (weights(learner) != before).any()
+    assert learner.config == dataclasses.replace(mind, adapter=2 * mind.width)
+    assert (adapted(learner.state.weights, learner.config, 0) != before).any()
     assert np.isfinite(list(progress.metrics.values())).all()
     log = fifteen.work(learner, "mdp/tabular-v0", steps=50, learn="context")
     assert len(log.returns) > 2
