@@ -12,10 +12,10 @@ corrections u then solve a unit lower triangular system within the chunk,
 
     (I + L) U = b (V - g S_0 K),   L_ij = b_i (g_i / g_j) k_i . k_j  for j < i,
 
-by forward substitution, half by half: all but the last terms are products of matrices. (LAPACK's solver would do as
-well, but of a batch it waits for threads of the pool it runs in: where as many solvers wait at once as there are
-threads, nothing ever goes on. The inverse as a finite product of powers of the nilpotent L is no substitute: where keys
-repeat, its terms grow like binomial coefficients and cancel, and at 17 steps no digit is right.)
+by forward substitution. (LAPACK's solver is no quicker, and with a batch it waits for threads of the pool that it runs
+in: where as many solvers wait as there are threads, nothing ever goes on. The inverse as a finite product of powers of
+the nilpotent L is no substitute: where keys repeat, its terms grow like binomial coefficients and cancel, and at 17
+steps no digit is right.)
 A reset before step t is a boundary between segments: pairs of different segments are masked out.
 """
 
@@ -69,14 +69,16 @@ def delta_chunk(
 
 @jax.custom_vjp
 def substitute(lower: Array, right: Array) -> Array:
-    """u of (I + L) u = right: lower float32[T, T], of which only the part below the diagonal is read; right, u [T, d]."""
-    size = right.shape[0]
-    if size == 1:
-        return right
-    half = size // 2
-    above = substitute(lower[:half, :half], right[:half])
-    below = substitute(lower[half:, half:], right[half:] - lower[half:, :half] @ above)
-    return jnp.concatenate([above, below])
+    """u of (I + L) u = right, row by row: u_t = right_t - sum_{i<t} L_ti u_i.
+
+    lower float32[T, T], of which only the part below the diagonal is read; right and u float32[T, d].
+    """
+    lower = jnp.tril(lower, -1)
+
+    def row(t: Array, solved: Array) -> Array:
+        return solved.at[t].set(right[t] - lower[t] @ solved)
+
+    return jax.lax.fori_loop(0, right.shape[0], row, jnp.zeros_like(right))
 
 
 def _substitute_forward(lower: Array, right: Array) -> tuple[Array, tuple[Array, Array]]:
