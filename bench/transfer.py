@@ -90,6 +90,10 @@ class Run:
     def learn(self) -> Learn:
         return "context" if self.column.endswith("context") else "both"
 
+    @property
+    def schooled(self) -> bool:
+        return self.column.startswith("schooled")
+
     def path(self, results: Path) -> Path:
         return results / self.job.name / f"{self.column}-{self.seed}.json"
 
@@ -165,7 +169,7 @@ def identity(learner: Learner) -> dict[str, Any]:
 
 def run_all(runs: Sequence[Run], results: Path, given: Path | None, known: dict[str, Any], most: int) -> None:
     """Run what has no file yet. given: the schooled learner's folder; known: what every record says; most: steps."""
-    for path in (run.path(results) for run in runs):
+    for path in (run.path(results) for run in runs if run.schooled):
         if path.exists() and json.loads(path.read_text())["learner"] != known["learner"]:
             raise SystemExit(
                 f"{path.relative_to(results)} is of another learner: delete {results.name}, or give that one"
