@@ -35,7 +35,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -117,8 +117,8 @@ def all_runs(jobs: Sequence[str], seeds: Sequence[int], columns: Sequence[str] =
 def perform(run: Run, schooled: Learner, budget: int) -> dict[str, Any]:
     """Work on the job until it is solved (a like one) or the budget is used up: the measured part of the record."""
     learner = schooled
-    if run.column.startswith("unschooled"):
-        learner = fifteen.new(schooled.config, seed=run.seed)
+    if not run.schooled:
+        learner = fifteen.new(replace(schooled.config, adapter=0), seed=run.seed)  # who is born has none
     solved = Solved(run.job.threshold, run.job.window, budget)
 
     def watch(progress: Progress) -> bool:
