@@ -96,7 +96,9 @@ def live(
                 raise RunError(
                     f"{folder} holds a life whose first {begun} days were others: leave them, or give another"
                 )
-            theirs = {"episodes": 0, **plan["settings"], "sleep": known(SleepConfig, plan["settings"]["sleep"], folder)}
+            of_nights = known(SleepConfig, plan["settings"]["sleep"], folder)
+            of_nights = {"schoolwork": SleepConfig.schoolwork, **of_nights}  # of before school was rehearsed
+            theirs = {"episodes": 0, **plan["settings"], "sleep": of_nights}
             if theirs != settings:
                 raise RunError(f"{folder} holds a life with {theirs}, not {settings}: give another folder")
             plan["days"] = listed

@@ -17,9 +17,9 @@ from fifteen.losses import masked_log_softmax, policy_loss
 from fifteen.model import Model, unravel
 from fifteen.updating import Batch
 
-_ROWS = 64  # of what counts as a sequence where rows need no order
+ROWS = 64  # of what counts as a sequence where rows need no order
 _SHORTER = (512, 64)  # rows of the shorter first days that are read beside the longest ones
-_VALUED = 4  # values are learned at one of so many rows: they take most of an update and weigh least
+VALUED = 4  # values are learned at one of so many rows: they take most of an update and weigh least
 
 
 class Rows(NamedTuple):
@@ -39,7 +39,7 @@ class Dream(NamedTuple):
 
     rows: Rows
     policy: Array  # float32[n, T, M, B], probabilities
-    value: Array  # float32[n, T / _VALUED, M, B, Z], probabilities of the categorical action values, of some rows
+    value: Array  # float32[n, T / VALUED, M, B, Z], probabilities of the categorical action values, of some rows
     seen: tuple[Array, Array] | None  # sensors float32[n, T, slots] and felt rewards [n, T], as on a first day
     x: Array | None  # float32[n, T, W], or what senses and memory make of these
 
@@ -76,9 +76,8 @@ def dream(
     every = Rows(batch.frames, batch.images, batch.decisions)
 
     def say(x: Array, rows: Rows) -> tuple[Array, Array]:
-        logits, value = _read(teacher, x, rows, teacher.codes(layout), layout)
         mask = jax.vmap(layout.decision)(rows.decisions).mask
-        return jnp.exp(jax.vmap(masked_log_softmax)(logits, mask)), jax.nn.softmax(value, axis=-1)
+        return as_said(*_read(teacher, x, rows, teacher.codes(layout), layout), mask)
 
     def as_lived(rows: Rows, memory: Array) -> tuple[Array, Array]:
         percepts = jax.vmap(layout.percept)(rows.frames, rows.images)
@@ -97,7 +96,7 @@ def dream(
         policy, value = said or say(x, rows)
         if work.steady:
             return Dream(rows._replace(images=None), policy, value, None, x)
-        return Dream(rows, policy, value[::_VALUED], (sensors, felt), None)
+        return Dream(rows, policy, value[::VALUED], (sensors, felt), None)
 
     sequences, rows = first.shape
     longest = jax.vmap(partial(reading, rows // 2))(*_places(first, rows // 2, sequences))
@@ -126,11 +125,11 @@ def _places(first: Array, length: int, number: int) -> tuple[Array, Array]:
 
 
 def _mixed(dreams: list[Dream]) -> Dream:
-    """The rows of all in another order, in sequences of _ROWS."""
+    """The rows of all in another order, in sequences of ROWS."""
     flat = [jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), one) for one in dreams]
     every = jax.tree.map(lambda *parts: jnp.concatenate(parts), *flat)
-    order = np.random.default_rng(0).permutation(len(every.policy)).reshape(-1, _ROWS)
-    some = every.value[order[:, ::_VALUED]]
+    order = np.random.default_rng(0).permutation(len(every.policy)).reshape(-1, ROWS)
+    some = every.value[order[:, ::VALUED]]
     return jax.tree.map(lambda x: x[order], every._replace(value=None))._replace(value=some)
 
 
@@ -152,9 +151,22 @@ def gradient(
 
 
 @partial(jax.jit, static_argnames=("config", "steady"))
-def learn(study: Study, gradients: list[Array], origin: Array, config: SleepConfig, steady: bool) -> Study:
-    """One update by the mean of the jobs' gradients, each float32[P], and the pull toward the origin."""
-    total = sum(gradients[1:], gradients[0]) / len(gradients)
+def learn(
+    study: Study,
+    gradients: list[Array],
+    origin: Array,
+    config: SleepConfig,
+    steady: bool,
+    school: Array | None = None,
+) -> Study:
+    """One update by the mean of the jobs' gradients, each float32[P], and the pull toward the origin.
+
+    school: the gradient of school, see `rehearsing`; it counts as much as `config.rehearsed` jobs.
+    """
+    total, count = sum(gradients[1:], gradients[0]), len(gradients)
+    if school is not None:
+        total, count = total + config.rehearsed * school, count + config.rehearsed
+    total = total / count
     total = total + config.anchor_decay * (study.weights - origin)
     with jax.numpy_dtype_promotion("standard"):  # Optax mixes float and int32.
         step, moments = _optimiser(config, steady).update(total, study.moments)
@@ -180,15 +192,29 @@ def _remember(
 
 
 def _read(model: Model, x: Array, rows: Rows, codes: Array, layout: Layout, valued: int = 1) -> tuple[Array, Array]:
-    """Policy and value logits of one sequence: float32[T, M, B] and [T / valued, M, B, Z]. x: see `_remember`.
-
-    valued: values of one of so many rows.
-    """
-    features = jax.vmap(model.features)(x)
+    """As `read_out`, of rows. x: see `_remember`."""
     choices = rows.decisions[:, : layout.factors].astype(jnp.int32)
     prefix = jax.vmap(lambda c: model.digit_prefix(c, codes, layout.digits))(choices)
-    logits = jax.vmap(lambda f, p: model.policy_logits(f, p, codes))(features, prefix)
-    return logits, jax.vmap(lambda f, p: model.value_logits(f, p, codes))(features[::valued], prefix[::valued])
+    return read_out(model, x, prefix, codes, valued)
+
+
+def read_out(model: Model, x: Array, prefix: Array, codes: Array, valued: int = 1) -> tuple[Array, Array]:
+    """Policy and value logits of one sequence: float32[T, M, B] and [T / valued, M, B, Z].
+
+    x: what senses and memory make of it, float32[T, W]. prefix: float32[T, M, R], see `Model.digit_prefix`. codes:
+    float32[M, B, R] of all rows, or of each, [T, M, B, R]. valued: values of one of so many rows.
+    """
+    each = codes.ndim == 4
+    axes = (0, 0, 0 if each else None)
+    features = jax.vmap(model.features)(x)
+    logits = jax.vmap(model.policy_logits, axes)(features, prefix, codes)
+    some = codes[::valued] if each else codes
+    return logits, jax.vmap(model.value_logits, axes)(features[::valued], prefix[::valued], some)
+
+
+def as_said(logits: Array, value: Array, mask: Array) -> tuple[Array, Array]:
+    """Probabilities of what was `read_out`: of the policy, and of the values. mask: bool[T, M, B], valid bins."""
+    return jnp.exp(jax.vmap(masked_log_softmax)(logits, mask)), jax.nn.softmax(value, axis=-1)
 
 
 def _first_day(rows: Rows, continuous: Array, work: WorkConfig, layout: Layout) -> tuple[Array, Array]:
@@ -223,16 +249,34 @@ def _loss(
         else:  # only what reads the memory learns
             assert dream.x is not None
             x, codes = dream.x, jax.lax.stop_gradient(model.codes(layout))
-        logits, value = _read(model, x, dream.rows, codes, layout, _VALUED)
-        entropy = -jnp.sum(jnp.where(dream.policy > 0, dream.policy * jnp.log(dream.policy + 1e-12), 0.0), axis=2)
-        distance = jax.vmap(policy_loss)(logits, dream.policy, decisions.mask) - jnp.mean(entropy, axis=1)
-        open_bins = decisions.mask.astype(jnp.float32)[::_VALUED]
-        values = -jnp.sum(dream.value * jax.nn.log_softmax(value), axis=-1)  # [T / _VALUED, M, B]
-        values = jnp.sum(open_bins * values, axis=(1, 2)) / jnp.maximum(jnp.sum(open_bins, axis=(1, 2)), 1.0)
-        some = acted[::_VALUED]
-        return jnp.sum(acted * distance), jnp.sum(some * values), jnp.sum(acted), jnp.sum(some)
+        said = dream.policy, dream.value
+        return apart(_read(model, x, dream.rows, codes, layout, VALUED), said, decisions.mask, acted)
 
-    distance, values, acted, some = (jnp.sum(x) for x in jax.vmap(one)(dream))
+    return weighed(jax.vmap(one)(dream), value_weight)
+
+
+def apart(
+    read: tuple[Array, Array], said: tuple[Array, Array], mask: Array, acted: Array
+) -> tuple[Array, Array, Array, Array]:
+    """How far one sequence, as it is `read_out`, is from what its teacher says of it: sums over its rows, float32[].
+
+    said: see `as_said`; values, here and in what is read, of one of VALUED rows. mask: bool[T, M, B], valid bins.
+    acted: float32[T], 1 where a row counts. Returns distances of policies and of values, and the numbers of rows that
+    counted for the one and for the other.
+    """
+    (logits, value), (policy, taught) = read, said
+    entropy = -jnp.sum(jnp.where(policy > 0, policy * jnp.log(policy + 1e-12), 0.0), axis=2)
+    distance = jax.vmap(policy_loss)(logits, policy, mask) - jnp.mean(entropy, axis=1)
+    open_bins = mask.astype(jnp.float32)[::VALUED]
+    values = -jnp.sum(taught * jax.nn.log_softmax(value), axis=-1)  # [T / VALUED, M, B]
+    values = jnp.sum(open_bins * values, axis=(1, 2)) / jnp.maximum(jnp.sum(open_bins, axis=(1, 2)), 1.0)
+    some = acted[::VALUED]
+    return jnp.sum(acted * distance), jnp.sum(some * values), jnp.sum(acted), jnp.sum(some)
+
+
+def weighed(sums: tuple[Array, Array, Array, Array], value_weight: float) -> tuple[Array, Array]:
+    """Mean loss and mean distance of policies, float32[] each. sums: those of `apart`, float32[n] each."""
+    distance, values, acted, some = (jnp.sum(x) for x in sums)
     distance = distance / acted
     return distance + value_weight * values / jnp.maximum(some, 1.0), distance
 

@@ -2,6 +2,8 @@
 
 manifest.json, state-*    the weights so far, the optimiser's moments, the settings; see `checkpoint`
 lessons/000/ ...          of every job: the sequences and the weights of its teacher; gone once the night is over
+
+School is no lesson of the folder: what its teacher lives through is computed again where a night goes on.
 """
 
 import dataclasses
@@ -101,8 +103,11 @@ def resumed(folder: Path, about: Mapping[str, Any], study: Study) -> tuple[Begun
     arrays, manifest = checkpoint.read(folder)
     if manifest.get("what") != "night":
         raise CheckpointError(f"{folder} holds no night but a {manifest.get('what')!r}: give another folder")
-    asked = json.loads(json.dumps(about))  # as it was written
-    if differs := [name for name in asked if manifest["about"].get(name) != asked[name]]:
+    asked, theirs = json.loads(json.dumps(about)), manifest["about"]  # as it was written
+    if "school" not in theirs:  # of before school was rehearsed: it goes on without, and had no settings for it
+        del asked["school"]
+        theirs = {**theirs, "sleep": {"schoolwork": asked["sleep"]["schoolwork"], **theirs["sleep"]}}
+    if differs := [name for name in asked if theirs.get(name) != asked[name]]:
         raise CheckpointError(
             f"{folder} holds a night that was begun otherwise ({', '.join(differs)} differ): give another folder, or "
             "begin it as it was begun"

@@ -136,6 +136,8 @@ def _say(slept: Night, told: dict, console: Console) -> None:
     if slept.untaught:
         why = "taught by the parent, whose instance's last attempts by day were not likely better than its own"
         console.print(f"{why}: {', '.join(slept.untaught)}", highlight=False, soft_wrap=True)
+    if told["night"].get("school"):
+        console.print("rehearsed beside the jobs: school", highlight=False)
     jobs = told["jobs"]
     if not told["asked"]["episodes"]:
         return

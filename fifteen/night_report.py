@@ -63,6 +63,7 @@ def write_night_report(folder: Path) -> Path:
         if night.get("weights_only")
         else f" and {night['steps_done']:,} updates. "
     )
+    lead += "School was rehearsed beside the jobs. " if night.get("school") else ""
     lead += (
         f"What was kept of the day's gain is told of {len(kept)}: those whose gain can be told from nothing."
         if told["asked"]["episodes"]

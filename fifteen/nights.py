@@ -8,19 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fifteen.checkpoint import MANIFEST
 from fifteen.config import SleepConfig
-from fifteen.errors import FifteenError, RunError
+from fifteen.errors import CheckpointError, FifteenError, RunError
 from fifteen.gains import gained
 from fifteen.instance import Statistics
 from fifteen.learner import Learner, load
 from fifteen.lessons import holds_night
 from fifteen.lived import Lived, bounds
+from fifteen.rehearsing import senses
 from fifteen.report import read_record
-from fifteen.sleeping import Callback, began_as, last_job, sleep, unfit
+from fifteen.sleeping import Callback, began_as, fingerprint, last_job, sleep, unfit
 from fifteen.store import JobRecord, Store
 from fifteen.updating import Batch
 
 Trial = Callable[[Learner, Path], Sequence[float]]
+
+SCHOOL = "school"  # in the folder of a store: learners as they left school, by their senses
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -54,8 +58,10 @@ def night(
 
     runs: folders of `fifteen.work(run=...)`, of instances of one parent: by default that of the first. A run that is
     broken, not finite, or of another parent is left out by name. Jobs that the store has from earlier days are
-    rehearsed with the parent as their teacher; logs of other agents are not. store: None where no experience may be
-    read: then the weights alone are merged, and runs may be folders of learners.
+    rehearsed with the parent as their teacher; logs of other agents are not. School is rehearsed where steady minds
+    were schooled: from before their first night on the store keeps who teaches it, the learner as it left school; where
+    it does not have that, the parent teaches. store: None where no experience may be read: then the weights alone are
+    merged, and runs may be folders of learners.
 
     trial(parent, run): returns of attempts of the parent at the job of a run, with a fresh memory, such as
     `judging.Attempts.trial`. Where an instance's last attempts by day were not likely better, it has nothing to
@@ -63,7 +69,8 @@ def night(
     nothing is tried and every instance teaches, as it does where its job cannot be attempted.
 
     run, stopped, callback: as for `sleep`; a night that goes on does so with the lessons that it began with. Raises
-    RunError where no run is left, and StoreError or CheckpointError where the store's disk is full.
+    RunError where no run is left, StoreError or CheckpointError where the store's disk is full, and CheckpointError
+    where the learner as it left school cannot be read.
     """
     day: dict[str, tuple[Learner, str]] = {}
     left_out: list[tuple[str, str]] = []
@@ -85,15 +92,19 @@ def night(
     if not day:
         reasons = "; ".join(f"{place}: {why}" for place, why in left_out) or "no run was given"
         raise RunError(f"there is nothing to sleep on: {reasons}")
-    folder, older = None if run is None else Path(run), []
-    if store is not None and not (folder is not None and holds_night(folder)):
-        best = parent or began_as(next(iter(day.values()))[0])
-        better = {place: trial is None or _gained(Path(place), best, trial) for place in day}
-        older = _remember(day, better, store)
+    folder, older, school = None if run is None else Path(run), [], None
+    if store is not None:
+        first = next(iter(day.values()))[0]
+        best = parent or began_as(first)
+        school = _school(best, (parent or first).provenance, store)
+        if folder is None or not holds_night(folder):
+            better = {place: trial is None or _gained(Path(place), best, trial) for place in day}
+            older = _remember(day, better, store)
     learner = sleep(
         [instance for instance, _ in day.values()],
         parent=parent,
         older=older,
+        school=school,
         weights_only=store is None,
         seed=seed,
         config=config,
@@ -112,6 +123,33 @@ def night(
         tuple(job for job in rehearsed if job in lived),
         told.get("steps_done") != told.get("steps"),
     )
+
+
+def _school(parent: Learner, provenance: Mapping[str, Any], store: Store) -> Learner | None:
+    """The learner as it left school, which the store keeps from before its first night on; None where nobody knows.
+
+    provenance: the parent's, which only a run may tell. Minds whose senses and memory are the same come from the same
+    school.
+    """
+    if not (parent.work_config.steady and provenance.get("schooled")):
+        return None
+    folder = store.folder / SCHOOL / fingerprint(senses(parent.state.weights, parent.config))[:16]
+    kept = (folder / MANIFEST).is_file()
+    if not provenance.get("slept"):
+        told = {**provenance, "worked": []}
+        school = Learner(parent.config, parent.state, parent.statistics, work=parent.work_config, provenance=told)
+        if not kept:
+            school.save(folder)
+        return school
+    if not kept:
+        return None
+    try:
+        return load(folder)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"the learner as it left school, which {store.folder} keeps, cannot be read: {error}; or delete {folder}: "
+            "then the parent teaches school"
+        ) from error
 
 
 def _gained(run: Path, parent: Learner, trial: Trial) -> bool:

@@ -7,6 +7,7 @@ rehearsal of older jobs: Traore et al. 2019), kept close to the parent by an L2 
 beats plain replay (Rolnick et al. 2019), and averaging weights keeps about half of what was learned.
 
 A sleeper reads as an instance on its first day would: its memory is empty and its statistics begin with the sequence.
+What a schooled learner can do on jobs that nobody has lived yet is rehearsed, too: see `rehearsing`.
 Instances that may not share what they lived are merged by their weights alone: see `merging`.
 """
 
@@ -35,10 +36,13 @@ from fifteen.lessons import Begun, Lesson
 from fifteen.lived import Lived
 from fifteen.merging import merge
 from fifteen.provenance import commit, device
+from fifteen.rehearsing import School, families_of, fits, school_gradient, schoolwork
+from fifteen.rehearsing import picked as picked_of_school
 from fifteen.updating import LearnerState, optimiser
 
 SAVE_EVERY_S = 20.0
 _REPORTS = 100  # calls of the callback in a night
+_SCHOOL = "school"  # its name among those of jobs
 
 
 class SleepProgress(NamedTuple):
@@ -46,7 +50,8 @@ class SleepProgress(NamedTuple):
 
     step: int  # updates done
     steps: int
-    losses: dict[str, float]  # by job: cross-entropy to the teacher's policy beyond the teacher's own entropy, nats
+    # By job, and of "school": cross-entropy to the teacher's policy beyond the teacher's own entropy, nats.
+    losses: dict[str, float]
     seconds_left: float | None = None  # None: not known yet
 
 
@@ -58,6 +63,7 @@ def sleep(
     *,
     parent: Learner | None = None,
     older: Sequence[Lived] = (),
+    school: Learner | None = None,
     weights_only: bool = False,
     seed: int = 0,
     config: SleepConfig | None = None,
@@ -69,8 +75,9 @@ def sleep(
 
     instances: each with what it lived (`Learner.lived`, which `fifteen.work` leaves). parent: what they began as; by
     default what their weights say it was. older: what the parent teaches: what was lived on earlier days, or on this
-    one by an instance that learned nothing by it. weights_only: merge the weights and read nothing that was lived;
-    there need be nothing. callback: called about a hundred times in a night; a true answer stops it.
+    one by an instance that learned nothing by it. school: the learner as it left school, who teaches school in a night
+    of steady minds that were schooled; by default their parent does. weights_only: merge the weights and read nothing
+    that was lived; there need be nothing. callback: called about a hundred times in a night; a true answer stops it.
 
     run: a folder in which the night is saved every 20 s and when callback, Ctrl-C or SIGTERM stop it. Where it holds
     the night of these instances, parent, seed and config, that one goes on, exactly, with the lessons that it has.
@@ -79,22 +86,25 @@ def sleep(
     `provenance["slept"]` tells.
 
     Raises RunError, before anything is computed, where there is no instance, where they have different parents or
-    sizes, where one has weights that are not finite, or where nothing was lived; CheckpointError where `run` holds
-    another night or cannot be written.
+    sizes, where one has weights that are not finite, where nothing was lived, or where school cannot be rehearsed;
+    CheckpointError where `run` holds another night or cannot be written.
     """
     config = config or SleepConfig()
     origin = _origin(instances, parent)
     began = time.monotonic()
     if weights_only:
-        if older or run is not None:
-            raise RunError("weights_only reads nothing that was lived and takes no time: drop `older` and `run`")
+        if older or run is not None or school is not None:
+            raise RunError(
+                "weights_only reads nothing that was lived and takes no time: drop `older` and `run`, and `school`"
+            )
         weights = _merged(origin, instances)
         told = {"jobs": [last_job(one) for one in instances], "weights_only": True}
     else:
         folder = None if run is None else Path(run)
-        begun, weights = _night(origin, instances, older, config, seed, folder, stopped, callback)
+        teacher = _school(school, origin, parent, instances[0], config)
+        begun, weights = _night(origin, instances, older, teacher, config, seed, folder, stopped, callback)
         told = {"jobs": list(begun.jobs), "older": list(begun.older), "steps": _updates(begun, config)}
-        told["steps_done"] = begun.step
+        told |= {"steps_done": begun.step, "school": bool(_rehearses(begun) and told["steps"])}
         began -= begun.seconds
     told |= {
         "instances": len(instances),
@@ -104,7 +114,7 @@ def sleep(
         "seed": seed,
     }
     first = instances[0]
-    before = parent.provenance if parent is not None else first.provenance
+    before = (parent or first).provenance
     provenance = {**before, "slept": [*before.get("slept", []), told]}
     variance = jnp.mean(jnp.stack([one.state.advantage_variance for one in instances]))
     return _with_weights(first, weights, variance, provenance)
@@ -152,6 +162,26 @@ def unfit(instance: Learner, mind: MindConfig, origin: Array) -> str | None:
     return None
 
 
+def _school(
+    school: Learner | None, origin: Array, parent: Learner | None, instance: Learner, config: SleepConfig
+) -> School | None:
+    """Who teaches school; None where there is none to rehearse."""
+    if not (instance.work_config.steady and config.schoolwork and config.rehearsed):
+        return None
+    families = families_of((school or parent or instance).provenance)
+    if school is None:
+        return School(origin, families) if families else None
+    if not families:
+        raise RunError("the learner given as `school` was never schooled: give it as it left school")
+    found = School(school.state.weights, families)
+    if school.config != instance.config or not fits(found, origin, instance.config):
+        raise RunError(
+            "the learner given as `school` has other senses or another memory than the instances: give the one that "
+            "they come from as it left school, or none, so that their parent teaches school"
+        )
+    return found
+
+
 def last_job(instance: Learner) -> str:
     """What an instance worked on, as far as it tells."""
     worked = instance.provenance.get("worked")
@@ -179,6 +209,7 @@ def _night(
     origin: Array,
     instances: Sequence[Learner],
     older: Sequence[Lived],
+    school: School | None,
     config: SleepConfig,
     seed: int,
     folder: Path | None,
@@ -194,6 +225,7 @@ def _night(
         "mind": dataclasses.asdict(mind),
         "sleep": dataclasses.asdict(config),
         "seed": int(seed),
+        "school": None if school is None else fingerprint(school.weights),
     }
     with ExitStack() as stack:
         if folder is not None:
@@ -204,6 +236,8 @@ def _night(
         dreams = [one.dream(mind, work) for one in found] if step < steps else []
         available, rehearsed = [len(one.policy) for one in dreams], [lesson.older for lesson in found]
         distances: dict[int, Array] = {}  # to the teacher, of each lesson when it was last learned from
+        lived = schoolwork(school, mind, work, seed) if school and _rehearses(begun) and step < steps else None
+        sequences, of_school = 0 if lived is None else len(lived.x), None
         started, timed, saved = clock(), None, clock()  # timed: when the first update, which compiles, was done
         stop = stopped is not None and stopped.is_set()
         while step < steps and not stop:
@@ -213,12 +247,16 @@ def _night(
                 )
                 for n, rows in picked(seed, step, available, rehearsed, config).items()
             }
-            study = learn(study, [change for change, _ in told.values()], origin, config, work.steady)
+            if lived is not None:
+                rows = jnp.asarray(picked_of_school(seed, step, sequences, config.schoolwork))
+                of_school = school_gradient(study.weights, lived, rows, mind, config.value_weight)
+            changes = [change for change, _ in told.values()]
+            study = learn(study, changes, origin, config, work.steady, of_school and of_school[0])
             distances |= {n: distance for n, (_, distance) in told.items()}
             step += 1
             timed = timed or clock()
             if callback is not None and (step % max(1, steps // _REPORTS) == 0 or step == steps):
-                losses = _by_job(found, distances)
+                losses = _by_job(found, distances) | ({_SCHOOL: float(of_school[1])} if of_school else {})
                 rate = (clock() - timed) / (step - first - 1) if step > first + 1 else None
                 left = None if rate is None else rate * (steps - step)
                 stop = bool(callback(SleepProgress(step, steps, losses, left)))
@@ -237,6 +275,11 @@ def _night(
 def _updates(night: Begun, config: SleepConfig) -> int:
     """How many there are: none where only the parent teaches, for the sleeper knows what it says already."""
     return config.steps if len(night.jobs) > len(night.older) else 0
+
+
+def _rehearses(night: Begun) -> bool:
+    """Whether school is rehearsed in it."""
+    return night.about.get("school") is not None
 
 
 def _opened(

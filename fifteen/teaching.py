@@ -74,10 +74,18 @@ def optimiser(school: SchoolConfig, updates: int) -> optax.GradientTransformatio
     )
 
 
-def _read(model: Model, room: Classroom, rollout: Rollout, codes: Array) -> _Read:
+def remembered(model: Model, room: Classroom, rollout: Rollout, codes: Array) -> tuple[Percept, Array]:
+    """Percepts [T, ...] of one lifetime's rollout, and what senses and memory make of them, float32[T, W].
+
+    codes: float32[1, B, R], see `Classroom.codes`.
+    """
     percepts = jax.vmap(lambda frame: room.layout.percept(frame, None))(rollout.frames)
     x = jax.vmap(lambda p, felt: model.encode(p, p.vector, felt, codes))(percepts, rollout.felt)
-    _, x = model.unroll(rollout.memory, x, jnp.zeros(x.shape[0], bool))
+    return percepts, model.unroll(rollout.memory, x, jnp.zeros(x.shape[0], bool))[1]
+
+
+def _read(model: Model, room: Classroom, rollout: Rollout, codes: Array) -> _Read:
+    percepts, x = remembered(model, room, rollout, codes)
     features = jax.vmap(model.features)(x)
     prefix = jnp.zeros((1, codes.shape[2]))
     logits = jax.vmap(lambda f: model.policy_logits(f, prefix, codes))(features)
