@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,8 @@ RUNS = ROOT / "runs" / "bench"  # instances and learners: large, and no result
 COMPETENT = 0.7  # normalised: who reaches it can do the job
 WINDOW = 10  # attempts whose mean says so
 TRIALS = 20  # attempts of the parent at the job of an instance, before the night
+LIFETIMES = 5  # over which the attempts of an evaluation are spread: one memory has luck in all of its attempts
+SCORE_SEED = 1_000_000  # of the first of them; the next have the next seeds
 
 
 @dataclass(frozen=True)
@@ -79,23 +82,30 @@ def _drawn(family: str, template: str, seed: int = 0) -> Task:
 
 
 # Gymnasium's and drawn ones mixed. Templates are held out of schooling; the job itself is drawn once and stays so.
+# Chosen by a pilot of the learner that shipped in November 2026, with other seeds than the benchmarks have. Of 52
+# candidates, a job of every held-out template and those of Gymnasium, 32 were below 0.6 in context; on all of these but
+# Blackjack-v1 an instance worked 10,000 steps (seed 100). Here is whatever gained 0.2 or more in 20 attempts and again
+# in 50 others, each with a fresh memory (river 0.01 to 1.00, scrambled 0.21 to 1.10, broad treatments -0.09 to 0.97,
+# marked 0.03 to 0.72, parity 0.25 to 0.52, FrozenLake-v1 0.04 to 0.30), but for two that came no further than
+# chance (LunarLander-v3, -0.81 to -0.10) and than doing nothing (MountainCarContinuous-v0, -0.49 to 0.27). The other
+# ten can be spoiled by a night.
 INSTANCES = (
     _gymnasium("CartPole-v1"),
-    _drawn("mdp/tabular", "ring"),
+    _drawn("grid/frozen-lake", "river"),
     _gymnasium("Acrobot-v1"),
-    _drawn("grid/dark-room", "torus"),
-    _gymnasium("Pendulum-v1"),
-    _drawn("work/pricing", "kinked"),
-    _gymnasium("MountainCar-v0"),
-    _drawn("grid/key-door", "wall"),
-    _gymnasium("CliffWalking-v1", 200),
-    _drawn("work/diagnosis", "halving tests"),
+    _drawn("grid/dark-room", "scrambled"),
     _gymnasium("FrozenLake-v1"),
-    _drawn("work/queue", "feedback"),
+    _drawn("work/diagnosis", "broad treatments"),
+    _gymnasium("Pendulum-v1"),
+    _drawn("recall/repeat-previous", "marked"),
+    _gymnasium("MountainCar-v0"),
+    _drawn("bandit/contextual", "parity"),
+    _gymnasium("CliffWalking-v1", 200),
+    _drawn("mdp/tabular", "ring"),
     _gymnasium("Taxi-v4"),
     _drawn("linear/random", "rotating"),
-    _drawn("bandit/gaussian", "unequal-noise"),
-    _drawn("grid/frozen-lake", "river"),
+    _drawn("grid/key-door", "wall"),
+    _drawn("work/queue", "feedback"),
 )
 NEXT = (
     _drawn("control/cart-pole", "units"),
@@ -147,11 +157,17 @@ def trials(seed: int) -> Trial:
 
 
 def score(learner: Learner, task: Task, episodes: int) -> float:
-    """Mean return of attempts with a fresh memory and fixed weights, normalised."""
-    found = fifteen.evaluate(learner, task.job, episodes=episodes, seed=1_000_000, **task.settings)
-    if len(found.returns) < episodes:
-        raise SystemExit(f"{task.name}: interrupted; start again to go on")
-    return round(task.normalised(found.mean), 4)
+    """Mean return of so many attempts with fixed weights, normalised: in LIFETIMES lifetimes, each with a fresh memory.
+
+    Where the attempts cannot be divided, the first lifetimes have one more; lifetimes without any are left out.
+    """
+    returns: list[float] = []
+    for n, share in enumerate(np.array_split(np.arange(episodes), min(LIFETIMES, episodes))):
+        found = fifteen.evaluate(learner, task.job, episodes=len(share), seed=SCORE_SEED + n, **task.settings)
+        if len(found.returns) < len(share):
+            raise SystemExit(f"{task.name}: interrupted; start again to go on")
+        returns += found.returns.tolist()
+    return round(task.normalised(statistics.mean(returns)), 4)
 
 
 def with_weights(parent: Learner, weights: Any) -> Learner:
@@ -213,6 +229,8 @@ class Ledger:
         if path.is_file():
             found = json.loads(path.read_text(encoding="utf-8"))
             for name, value in settings.items():
+                if name not in found:
+                    raise SystemExit(f"{path.name} does not say its {name}, which is {value} now: delete it")
                 if found[name] != json.loads(json.dumps(value)):
                     raise SystemExit(f"{path.name} was measured with {name} {found[name]}, not {value}: delete it")
             self.record = found
@@ -256,7 +274,8 @@ def open_ledger(
 ) -> Ledger:
     """Of one seed of a benchmark that was asked with `ask`. apart: settings that its folder does not depend on."""
     learner = identity(parent_of(given.learner, seed))
-    settings = {key: getattr(given, key) for key in ("jobs", "steps", "episodes")} | {"seed": seed}
+    settings = {key: getattr(given, key) for key in ("jobs", "steps", "episodes")}
+    settings |= {"lifetimes": LIFETIMES, "seed": seed}
     settings |= {"learner": learner["learner"], "sleep": dataclasses.asdict(SleepConfig(steps=given.night))}
     stem = f"{label(given.learner)}-{seed}"
     folder = given.runs / what / f"{stem}-{digest({key: settings[key] for key in settings if key not in apart})}"
@@ -277,7 +296,7 @@ def ask(parser: argparse.ArgumentParser, jobs: Sequence[Task]) -> None:
     parser.add_argument("--jobs", nargs="+", choices=list(TASKS), default=[task.name for task in jobs])
     parser.add_argument("--steps", type=int, default=10_000, help="environment steps of an instance on a job")
     parser.add_argument("--night", type=int, default=SleepConfig.steps, help="updates of a night")
-    parser.add_argument("--episodes", type=int, default=50, help="attempts of an evaluation")
+    parser.add_argument("--episodes", type=int, default=50, help="attempts of an evaluation, all lifetimes")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--runs", type=Path, default=RUNS, help="folder of instances and learners")
     parser.add_argument("--table", action="store_true", help="sum up, measure nothing")

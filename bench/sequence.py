@@ -7,7 +7,8 @@
 The order of the jobs is drawn by the seed, and the same at both visits. A day: last night's learner works on the job
 (learn="both"), and `fifteen.nights.night` makes tomorrow's learner of that instance and the one store of all days.
 Then tomorrow's learner is asked about every job that was lived so far, and about tomorrow's: `fifteen.evaluate`, fresh
-memory, fixed weights, 50 attempts, the same seeds at every time. Scores are normalised as in bench/amalgamate.py.
+memory, fixed weights, 50 attempts in 5 lifetimes, the same seeds at every time. Scores are normalised as in
+bench/amalgamate.py.
 
 * Forgetting of a job: its best score after any night from its first on, less that after the last night. The best of
   many is lucky too: of a learner that forgets nothing it is above zero. So beside it: after the night of the job's own
@@ -196,7 +197,7 @@ def main() -> int:
     many_jobs.ask(parser, SEQUENCE)
     parser.set_defaults(steps=6_000, night=1_500)
     given = parser.parse_args()
-    return many_jobs.run(parser, given, "sequence", ("episodes",), measure, summed_up, print_table)
+    return many_jobs.run(parser, given, "sequence", ("episodes", "lifetimes"), measure, summed_up, print_table)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from fifteen.learner import Learner
 from fifteen.log import WorkLog
 from fifteen.model import unravel
 from fifteen.updating import Batch
+from fifteen.working import Evaluation
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
 
@@ -30,7 +31,7 @@ import merging_rivals  # noqa: E402
 import sequence  # noqa: E402
 
 TASK = many_jobs.Task("a", "a-v0", random=-10.0, reference=90.0)
-JOBS = ("key-door-wall", "dark-room-torus")  # of one shape: compiled once
+JOBS = ("key-door-wall", "dark-room-scrambled")  # of one shape: compiled once
 
 
 # -------------------------------------------------------------------------------------------------------- rivals
@@ -111,6 +112,32 @@ def test_competence_is_the_step_that_ends_the_first_good_window():
     assert many_jobs.steps_to_competence(TASK, log_of(returns, 3), 1_000) == 15 * 3
     assert many_jobs.steps_to_competence(TASK, log_of(returns, 3), 44) is None
     assert many_jobs.steps_to_competence(TASK, log_of([59.0] * 40, 3), 1_000) is None
+
+
+def test_a_score_is_of_all_attempts_of_several_lifetimes(monkeypatch):
+    asked = []
+
+    def evaluate(learner, job, *, episodes, seed, kwargs, step_limit):
+        asked.append((seed, episodes))
+        returns = np.full(episodes, 100.0 * (seed == many_jobs.SCORE_SEED) - 10.0)
+        return Evaluation(returns, np.ones(episodes, int))
+
+    monkeypatch.setattr(fifteen, "evaluate", evaluate)
+    learner = fifteen.new("debug", seed=0)
+    assert many_jobs.score(learner, TASK, 7) == pytest.approx(2 / 7, abs=1e-4)  # the first lifetime has two of seven
+    first = many_jobs.SCORE_SEED
+    assert asked == [(first, 2), (first + 1, 2), (first + 2, 1), (first + 3, 1), (first + 4, 1)]
+    asked.clear()
+    assert many_jobs.score(learner, TASK, 2) == 0.5
+    assert asked == [(first, 1), (first + 1, 1)]
+
+
+def test_a_record_of_another_evaluation_is_refused(tmp_path):
+    path = tmp_path / "none-0.json"
+    path.write_text(json.dumps({"episodes": 50, "measured": {}}))
+    assert many_jobs.Ledger(path, {}, {"episodes": 50}, tmp_path).record["measured"] == {}
+    with pytest.raises(SystemExit, match="none-0.json does not say its lifetimes, which is 5 now: delete it"):
+        many_jobs.Ledger(path, {}, {"episodes": 50, "lifetimes": 5}, tmp_path)
 
 
 def test_share_kept_leaves_out_jobs_without_a_gain():
@@ -227,6 +254,7 @@ def test_growth_by_rehearsal_and_by_what_is_stored(capsys):
 def test_all_tasks_can_be_told_apart_and_have_a_scale():
     tasks = [*many_jobs.SEQUENCE, *many_jobs.every_template(150)]
     assert len(many_jobs.TASKS) == len(many_jobs.SEQUENCE) == 20
+    assert len(many_jobs.INSTANCES) == max(amalgamate.COUNTS)
     assert len({(task.job, json.dumps(task.kwargs)) for task in tasks[20:]}) == 150
     assert all(task.reference > task.random for task in tasks)
 
@@ -241,11 +269,11 @@ def test_amalgamation_end_to_end_and_nothing_twice(tmp_path, monkeypatch, capsys
     parser = argparse.ArgumentParser()
     many_jobs.ask(parser, many_jobs.INSTANCES)
     given = parser.parse_args(["--learner", str(tmp_path / "parent"), "--jobs", *JOBS])
-    given.__dict__ |= {"steps": 700, "night": 4, "episodes": 2, "counts": [2], "next": 0}
+    given.__dict__ |= {"steps": 700, "night": 4, "episodes": 1, "counts": [2], "next": 0}
     given.__dict__ |= {"results": tmp_path / "results", "runs": tmp_path / "runs"}
 
     def measured():
-        ledger = many_jobs.open_ledger(parser, given, "amalgamate", 0, ("sleep", "episodes"))
+        ledger = many_jobs.open_ledger(parser, given, "amalgamate", 0, ("sleep", "episodes", "lifetimes"))
         amalgamate.measure(ledger, given, 0)
         return ledger.record["measured"]
 
@@ -253,6 +281,7 @@ def test_amalgamation_end_to_end_and_nothing_twice(tmp_path, monkeypatch, capsys
     expected = {f"{who}/{job}" for who in ("parent", "instance") for job in JOBS}
     assert first.keys() == expected | {f"{name} 2" for name in ("sleep", "joint training", *amalgamate.RIVALS)}
     assert all(set(first[f"{name} 2"]) == set(JOBS) for name in amalgamate.RIVALS)
+    assert json.loads((tmp_path / "results/amalgamate/parent-0.json").read_text())["lifetimes"] == many_jobs.LIFETIMES
     capsys.readouterr()
     assert measured() == first and capsys.readouterr().out == ""
     given.steps = 800
