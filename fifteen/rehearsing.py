@@ -135,8 +135,9 @@ def _opened(names: tuple[str, ...], mind: MindConfig, work: WorkConfig) -> tuple
     """The classroom, and a rollout in it."""
     split, families = read_split(), find_families(names)
     templates = tuple(split.indices(family) for family in families)
-    # Nothing is mixed, for on a job nothing is.
-    room = Classroom(families, templates, _LIFETIMES, config=mind, school=SchoolConfig(projected=0.0), work=work)
+    # Nothing is mixed, for on a job nothing is, and what school's teachers say is not asked for.
+    school = SchoolConfig(projected=0.0)
+    room = Classroom(families, templates, _LIFETIMES, config=mind, school=school, work=work, taught=False)
     return room, jax.jit(partial(_live, room=room))
 
 

@@ -24,6 +24,10 @@ from fifteen.jobs.native import Job
 from fifteen.model import Model
 
 
+# What draws a family's jobs takes a millisecond, and optimising it would take most of a school's first minute.
+_SELDOM = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
 class Lifetimes(NamedTuple):
     """N = L F lifetimes, the families in turn: lifetime l F + f is the l-th of family f."""
 
@@ -70,8 +74,11 @@ class _Teaching:
     family: Family
     explorer: Explorer | None  # its teacher, where one must find out; else the teacher is the family's own
     desk: Desk
+    speaks: bool
 
     def advise(self, job: Any, notes: Any, state: Any) -> Array | None:
+        if not self.speaks:
+            return None
         return self.family.teach(job, state) if self.explorer is None else self.explorer.advise(job, notes, state)
 
     def taught(self, action: Array | None) -> Array:
@@ -102,12 +109,13 @@ class Classroom:
         config: MindConfig,
         school: SchoolConfig,
         work: WorkConfig,
+        taught: bool = True,
     ):
-        """Raises JobError for a family whose spaces a school cannot take."""
+        """taught: whether teachers speak. Raises JobError for a family whose spaces a school cannot take."""
         shapes = [jax.eval_shape(f.sample, jnp.zeros((), jnp.int32), jax.random.key(0)) for f in families]
         self.desks = tuple(desk(job, config, f"the family {f.name}") for f, job in zip(families, shapes, strict=True))
         self.teachings = tuple(
-            _Teaching(family, EXPLORERS.get(type(family)), met)
+            _Teaching(family, EXPLORERS.get(type(family)) if taught else None, met, taught)
             for family, met in zip(families, self.desks, strict=True)
         )
         self.families, self.templates, self.each = families, templates, each
@@ -124,7 +132,9 @@ class Classroom:
         self._limit = jnp.array([job.step_limit for job in shapes])
         self._rollouts = jnp.array([-(-family.lifetime // school.rollout) for family in families])
         pairs = zip(self.teachings, templates, strict=True)
-        self._draws = [jax.jit(partial(self._draw, teaching, chosen)) for teaching, chosen in pairs]
+        self._draws = [
+            jax.jit(partial(self._draw, teaching, chosen), compiler_options=_SELDOM) for teaching, chosen in pairs
+        ]
         self._begin, self._refresh = jax.jit(self._new), jax.jit(self._renewed)
 
     def codes(self, model: Model, member: Array, projected: Array) -> Array:
