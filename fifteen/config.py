@@ -80,7 +80,8 @@ class WorkConfig:
     reward_quantile: float = 0.95  # of |discounted return|: the unit in which returns are learned
     scale_decay: float = 1e-4  # forgetting of that quantile's histogram, per step
     statistics_span: float = 100_000.0  # observations after which the statistics are exponential averages
-    # Statistics of sensors that have been moved begin anew, and so does a memory that is worth no more than an empty one.
+    # Statistics of sensors that have been moved begin anew, and so does a memory that is worth no more than an empty
+    # one.
     watchful: bool = False
     inherited: float = 1_000.0  # observations that the statistics of earlier lifetimes count for when a new one begins
     # Correlations from step to step of the noise that draws the actions; together nearly pink noise.
@@ -88,7 +89,7 @@ class WorkConfig:
     sharpness: float = 1.5  # actions are drawn from the policy's probabilities to this power
 
     def on_policy(self) -> "WorkConfig":
-        """Every action drawn from the policy itself, independently of those before, and no memory doubted: a school's."""
+        """As in a school: every action drawn from the policy itself, independently of those before; no memory doubted."""
         return replace(self, noise_memory=(0.0,), sharpness=1.0, watchful=False)
 
     def schooled(self) -> "WorkConfig":

@@ -69,7 +69,9 @@ def school(
         if folder is not None:
             stack.enter_context(checkpoint.FolderLock(folder))
         stack.enter_context(_memory_setting_named(school))
-        state = _begin(adapted(learner.state.weights, learner.config, mind.adapter), jax.random.key(seed), room, updates)
+        state = _begin(
+            adapted(learner.state.weights, learner.config, mind.adapter), jax.random.key(seed), room, updates
+        )
         grades = Grades(jnp.zeros((len(room.families), 3)), jnp.zeros(len(room.families)))
         before = 0.0  # seconds of schooling in earlier processes
         if folder is not None and (folder / "school").is_dir():

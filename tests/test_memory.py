@@ -204,7 +204,9 @@ def test_substitution_solves_the_system_and_its_gradient_is_lapacks(length, seed
         return jax.lax.linalg.triangular_solve(lower, right, left_side=True, lower=True, unit_diagonal=True)
 
     def whole(solve):
-        return jax.value_and_grad(lambda a, b: jnp.sum(weight * solve(a, b)), argnums=(0, 1))(jnp.asarray(lower), jnp.asarray(right))
+        return jax.value_and_grad(lambda a, b: jnp.sum(weight * solve(a, b)), argnums=(0, 1))(
+            jnp.asarray(lower), jnp.asarray(right)
+        )
 
     exact = np.linalg.solve(np.tril(lower.astype(np.float64), -1) + np.eye(length), right)
     np.testing.assert_allclose(memory.substitute(jnp.asarray(lower), jnp.asarray(right)), exact, rtol=1e-4, atol=1e-4)

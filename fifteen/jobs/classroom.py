@@ -23,7 +23,6 @@ from fifteen.jobs.family import Family
 from fifteen.jobs.native import Job
 from fifteen.model import Model
 
-
 # What draws a family's jobs takes a millisecond, and optimising it would take most of a school's first minute.
 _SELDOM = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
