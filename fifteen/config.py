@@ -89,7 +89,7 @@ class WorkConfig:
     sharpness: float = 1.5  # actions are drawn from the policy's probabilities to this power
 
     def on_policy(self) -> "WorkConfig":
-        """As in a school: every action drawn from the policy itself, independently of those before; no memory doubted."""
+        """As in a school: every action drawn from the policy itself, independently of others, and no memory doubted."""
         return replace(self, noise_memory=(0.0,), sharpness=1.0, watchful=False)
 
     def schooled(self) -> "WorkConfig":
