@@ -4,6 +4,7 @@ import errno
 import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -143,6 +144,23 @@ def test_an_experienced_learner_is_resumed_exactly_too(tmp_path):
         fifteen.work(fifteen.load(tmp_path / "learner"), "small:Walk", steps=stop, run=tmp_path / name)
     fifteen.resume(tmp_path / "parts", steps=60)
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_a_doubted_memory_is_resumed_exactly_and_one_of_before_there_were_doubts_goes_on(tmp_path):
+    def schooled():
+        return fifteen.new("debug", work=WORK.schooled())
+
+    fifteen.work(schooled(), "small:Walk", steps=80, run=tmp_path / "parts")
+    arrays, manifest = checkpoint.read(tmp_path / "parts" / "learner")
+    doubts = {name: array for name, array in arrays.items() if "instance/doubt/" in name}
+    assert next(doubts[name] for name in doubts if name.endswith("trials")) > 1
+    old = tmp_path / "old"
+    shutil.copytree(tmp_path / "parts", old)
+    checkpoint.write(old / "learner", {n: a for n, a in arrays.items() if n not in doubts}, manifest)
+    fifteen.resume(tmp_path / "parts", steps=160)
+    fifteen.work(schooled(), "small:Walk", steps=160, run=tmp_path / "whole")
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+    assert fifteen.resume(old, steps=160).steps[-1] > 80
 
 
 def test_saving_in_between_changes_nothing(tmp_path, monkeypatch):
