@@ -279,7 +279,7 @@ def compare(results: Path) -> dict[str, Any]:
 
     for job in (*LIKE, *UNLIKE):
         found = {column: read(results, job, column) for column in COLUMNS}
-        learners |= {record["learner"] for records in found.values() for record in records}
+        learners |= {record["learner"] for name in COLUMNS if Run(job, name, 0).schooled for record in found[name]}
         row: dict[str, Any] = {name: summed_up(records, job) for name, records in found.items() if records}
         steps = {name: row[name]["steps"] if name in row else [] for name in COLUMNS}
         if job in LIKE:
