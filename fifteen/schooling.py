@@ -16,7 +16,7 @@ from jax import Array
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from fifteen import checkpoint
-from fifteen.config import MindConfig, SchoolConfig, WorkConfig
+from fifteen.config import MindConfig, SchoolConfig
 from fifteen.errors import RunError
 from fifteen.interrupting import interruptible
 from fifteen.jobs.classroom import Classroom, Grades
@@ -58,9 +58,8 @@ def school(
     NaN and a device without enough memory, CheckpointError where the folder holds the school of another configuration.
     """
     folder = None if run is None else Path(run)
-    mind = _entered(learner.config, folder)
-    room, updates, rounds = _open(mind, learner.work_config, families, steps, config or SchoolConfig())
-    school = room.school
+    room, updates, rounds = _open(learner, folder, families, steps, config or SchoolConfig())
+    mind, school = room.config, room.school
     per_round = len(room.member) * school.rollout
     settings = _settings(room, mind, steps, seed)
     began = time.monotonic()
@@ -159,7 +158,7 @@ def _check_finite(room: Classroom, weights: Array, spoiled: np.ndarray, progress
 
 
 def _open(
-    mind: MindConfig, work: WorkConfig, names: Sequence[str] | None, steps: int, school: SchoolConfig
+    learner: Learner, folder: Path | None, names: Sequence[str] | None, steps: int, school: SchoolConfig
 ) -> tuple[Classroom, int, int]:
     """The classroom, the number of updates and of rounds."""
     asked = find_families(names)
@@ -177,7 +176,8 @@ def _open(
         )
     rounds = max(1, round(steps / (each * len(families) * school.rollout)))
     templates = tuple(split.indices(family) for family in families)
-    room = Classroom(families, templates, each, config=mind, school=school, work=work.on_policy())
+    mind, work = _entered(learner.config, folder), learner.work_config.on_policy()
+    room = Classroom(families, templates, each, config=mind, school=school, work=work)
     return room, rounds * school.epochs * school.minibatches, rounds
 
 
