@@ -107,6 +107,7 @@ def resumed(folder: Path, about: Mapping[str, Any], study: Study) -> tuple[Begun
     if "school" not in theirs:  # of before school was rehearsed: it goes on without, and had no settings for it
         del asked["school"]
         theirs = {**theirs, "sleep": {"schoolwork": asked["sleep"]["schoolwork"], **theirs["sleep"]}}
+        theirs["mind"] = {"adapter": 0, **theirs["mind"]}  # nor was there any adapter
     if differs := [name for name in asked if theirs.get(name) != asked[name]]:
         raise CheckpointError(
             f"{folder} holds a night that was begun otherwise ({', '.join(differs)} differ): give another folder, or "

@@ -148,6 +148,7 @@ def test_a_night_of_before_school_was_rehearsed_goes_on_without(instance, tmp_pa
     fifteen.sleep([instance], config=without, run=tmp_path, callback=lambda progress: progress.step == 3)
     arrays, manifest = checkpoint.read(tmp_path)
     assert manifest["about"].pop("school") is None and manifest["about"]["sleep"].pop("schoolwork") == 0
+    assert manifest["about"]["mind"].pop("adapter") == 0  # all of them are of later versions
     checkpoint.write(tmp_path, arrays, manifest)
     done = fifteen.sleep([instance], config=NIGHT, run=tmp_path)
     assert (weights(done) == weights(whole)).all() and not done.provenance["slept"][-1]["school"]
