@@ -2,10 +2,11 @@
 
 import jax
 import numpy as np
+import pytest
 from family_checks import check_family
 from scipy.linalg import solve_discrete_are
 
-from fifteen.jobs.linear import BOUND, LinearFamily, LinearState
+from fifteen.jobs.linear import BOUND, LinearFamily, LinearState, solved, triangular
 
 
 def test_random_linear_systems():
@@ -38,3 +39,19 @@ def test_a_step_is_the_matrix_equation():
     cost = (np.asarray(job.weights) * x**2).sum() + float(job.effort) * (u**2).sum()
     np.testing.assert_allclose(reward, -cost, rtol=1e-5)
     assert not terminated
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_reflections_give_what_lapack_gives(seed):
+    random = np.random.default_rng(seed)
+    a, y = random.standard_normal((4, 4)).astype(np.float32), random.standard_normal(4).astype(np.float32)
+    for mine, theirs in zip(jax.jit(triangular)(a), np.linalg.qr(a), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-5)
+    np.testing.assert_allclose(a @ jax.jit(solved)(a, y), y, atol=1e-4)
+
+
+def test_reflections_of_a_matrix_with_a_column_of_zeros_are_finite():
+    a = np.diag(np.array([1.0, 0.0, 2.0, 0.0], np.float32))
+    q, r = jax.jit(triangular)(a)
+    np.testing.assert_allclose(q @ r, a, atol=1e-6)
+    np.testing.assert_allclose(q.T @ q, np.eye(4), atol=1e-6)

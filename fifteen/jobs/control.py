@@ -109,7 +109,7 @@ class CartPole(Plant):
         a, b = jax.jacfwd(self.motion, 0)(*upright), jax.jacfwd(self.motion, 1)(*upright)
         weights = jnp.array([1.0, 0.1, 10.0, 0.1])
         effort = 0.1 / self.force**2
-        return replace(self, gains=regulator(a, b[:, None], jnp.diag(weights), effort[None, None])[0])
+        return replace(self, gains=regulator(a, b[:, None], jnp.diag(weights), effort)[0])
 
 
 @final

@@ -5,6 +5,8 @@
 |u_i| <= 1. The gain of the linear-quadratic regulator u = -K (x - r) follows from the Riccati recursion
 P = Q + A' P (A - B K), K = (c I + B' P B)^-1 B' P A (Kalman 1960, Contributions to the theory of optimal control;
 Bertsekas, Dynamic Programming and Optimal Control, section 3.1).
+
+Nothing here calls LAPACK: its batched kernels may wait for the pool of threads that they run in, see `memory`.
 """
 
 from typing import Any, NamedTuple, final
@@ -97,10 +99,10 @@ class LinearFamily(Family):
         noise = jnp.where(is_template("noisy"), 0.3, jax.random.uniform(keys[6], (), maxval=0.05))
         # A set point that some input holds: the equation (I - A) r = B u has a solution u only for some r.
         hold = jnp.where(is_template("set-point"), jax.random.uniform(keys[7], (INPUTS,), minval=-0.6, maxval=0.6), 0.0)
-        target = jnp.linalg.solve(jnp.where(is_template("set-point"), jnp.eye(ORDER) - a, jnp.eye(ORDER)), b @ hold)
+        target = solved(jnp.where(is_template("set-point"), jnp.eye(ORDER) - a, jnp.eye(ORDER)), b @ hold)
         weights = jax.random.uniform(keys[8], (ORDER,), minval=0.01, maxval=0.1)
         effort = jax.random.uniform(keys[9], (), minval=0.003, maxval=0.03)
-        gain = regulator(a, b, jnp.diag(weights), effort * jnp.eye(INPUTS))
+        gain = regulator(a, b, jnp.diag(weights), effort)
         return Linear(
             a=a,
             b=b,
@@ -117,11 +119,14 @@ class LinearFamily(Family):
         return jnp.clip(job.hold - job.gain @ (state.x - job.target), -1.0, 1.0)
 
 
-def regulator(a: Array, b: Array, q: Array, r: Array) -> Array:
-    """Gain K float32[m, n] of the discrete-time linear-quadratic regulator u = -K x."""
+def regulator(a: Array, b: Array, q: Array, effort: Array) -> Array:
+    """Gain K float32[1, n] of the discrete-time linear-quadratic regulator u = -K x of one input.
+
+    a, q float32[n, n]; b float32[n, 1]; effort float32[], the price of u^2.
+    """
 
     def gain(p: Array) -> Array:
-        return jnp.linalg.solve(r + b.T @ p @ b, b.T @ p @ a)
+        return b.T @ p @ a / (effort + b.T @ p @ b)
 
     def back(_: Array, p: Array) -> Array:
         p = q + a.T @ p @ (a - b @ gain(p))
@@ -130,8 +135,29 @@ def regulator(a: Array, b: Array, q: Array, r: Array) -> Array:
     return gain(jax.lax.fori_loop(0, RICCATI_STEPS, back, q))
 
 
+def triangular(a: Array) -> tuple[Array, Array]:
+    """a = Q R by Householder's reflections (Golub and Van Loan, Matrix Computations, algorithm 5.2.1), all [n, n]."""
+    n = a.shape[0]
+    q, r = jnp.eye(n), a
+    for k in range(n - 1):
+        x = jnp.where(jnp.arange(n) < k, 0.0, r[:, k])
+        v = x.at[k].add(jnp.where(x[k] < 0.0, -1.0, 1.0) * jnp.sqrt(x @ x))
+        v = v / jnp.sqrt(jnp.maximum(v @ v, 1e-30))
+        q, r = q - 2.0 * jnp.outer(q @ v, v), r - 2.0 * jnp.outer(v, v @ r)
+    return q, r
+
+
 def _orthogonal(key: Array) -> Array:
-    return jnp.linalg.qr(jax.random.normal(key, (ORDER, ORDER)))[0]
+    return triangular(jax.random.normal(key, (ORDER, ORDER)))[0]
+
+
+def solved(a: Array, y: Array) -> Array:
+    """x of a x = y: a float32[n, n], x and y float32[n]."""
+    q, r = triangular(a)
+    right, x = q.T @ y, jnp.zeros_like(y)
+    for k in reversed(range(len(y))):
+        x = x.at[k].set((right[k] - r[k] @ x) / r[k, k])
+    return x
 
 
 def _stretched(a: Array, radius: Array) -> Array:
