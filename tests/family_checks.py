@@ -18,7 +18,7 @@ quick_jit = partial(
 def without_lapack(function, *arguments):
     """What it gives, compiled; LAPACK's batched kernels may wait for a pool of threads that they fill, for ever."""
     compiled = quick_jit(function).lower(*arguments).compile()
-    assert 'custom_call_target="lapack' not in compiled.as_text()
+    assert 'custom_call_target="lapack' not in str(compiled.as_text())
     return compiled(*arguments)
 
 
