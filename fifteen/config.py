@@ -161,6 +161,7 @@ class SleepConfig:
     schoolwork: int = 16  # 0: school is not rehearsed
     learning_rate: float = 2e-3  # at first; it falls to nothing
     steady_learning_rate: float = 1e-2  # the same where only what reads the memory learns, see `WorkConfig.steady`
+    orthogonal_rate: float = 5e-2  # there, of the matrices that all jobs share, whose steps are orthogonal
     max_gradient: float = 1.0
     value_weight: float = 0.01  # of the cross-entropy to the teacher's values
     anchor_decay: float = 1e-5  # L2 toward the parent, in the loss

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from optax import contrib
 
 from fifteen.config import MindConfig, SleepConfig, WorkConfig
 from fifteen.frames import Layout
@@ -133,9 +135,9 @@ def _mixed(dreams: list[Dream]) -> Dream:
     return jax.tree.map(lambda x: x[order], every._replace(value=None))._replace(value=some)
 
 
-def begin(origin: Array, config: SleepConfig, steady: bool) -> Study:
+def begin(origin: Array, config: SleepConfig, mind: MindConfig, steady: bool) -> Study:
     """Before the first update: as the parent, float32[P]. steady: see `WorkConfig`."""
-    return Study(jnp.copy(origin), _optimiser(config, steady).init(origin))
+    return Study(jnp.copy(origin), _optimiser(config, mind, steady).init(origin))
 
 
 @partial(jax.jit, static_argnames=("mind", "layout", "value_weight"))
@@ -150,12 +152,13 @@ def gradient(
     return jax.grad(loss, has_aux=True)(weights, jax.tree.map(lambda x: x[picked], dream))
 
 
-@partial(jax.jit, static_argnames=("config", "steady"))
+@partial(jax.jit, static_argnames=("config", "mind", "steady"))
 def learn(
     study: Study,
     gradients: list[Array],
     origin: Array,
     config: SleepConfig,
+    mind: MindConfig,
     steady: bool,
     school: Array | None = None,
 ) -> Study:
@@ -169,16 +172,40 @@ def learn(
     total = total / count
     total = total + config.anchor_decay * (study.weights - origin)
     with jax.numpy_dtype_promotion("standard"):  # Optax mixes float and int32.
-        step, moments = _optimiser(config, steady).update(total, study.moments)
+        step, moments = _optimiser(config, mind, steady).update(total, study.moments)
     return Study(study.weights + jnp.asarray(step), moments)
 
 
-def _optimiser(config: SleepConfig, steady: bool) -> optax.GradientTransformation:
+def _optimiser(config: SleepConfig, mind: MindConfig, steady: bool) -> optax.GradientTransformation:
+    """Of flat weights, float32[P]."""
     rate = config.steady_learning_rate if steady else config.learning_rate
-    falling = optax.linear_schedule(-rate, 0.0, config.steps)
-    return optax.chain(
-        optax.clip_by_global_norm(config.max_gradient), optax.scale_by_adam(), optax.scale_by_schedule(falling)
-    )
+    adam = optax.chain(optax.scale_by_adam(), optax.scale(rate))
+    falling = optax.linear_schedule(-1.0, 0.0, config.steps)
+    steps = _with_muon(adam, config.orthogonal_rate, mind) if steady else adam
+    return optax.chain(optax.clip_by_global_norm(config.max_gradient), steps, optax.scale_by_schedule(falling))
+
+
+def _with_muon(others: optax.GradientTransformation, rate: float, mind: MindConfig) -> optax.GradientTransformation:
+    """The steps of the matrices between memory and heads made orthogonal (Muon, Jordan et al. 2024).
+
+    All jobs share them: so no direction that many jobs agree in drowns one that a single job needs.
+    """
+    muon = optax.chain(contrib.scale_by_muon(), optax.scale(rate))
+
+    def shared(model: Model) -> list[Any]:
+        adapter = () if model.adapter is None else (model.adapter.widen, model.adapter.narrow)
+        return [layer.weight for layer in (*adapter, model.trunk)]
+
+    def init(weights: Any) -> Any:
+        return others.init(weights), [muon.init(matrix) for matrix in shared(unravel(weights, mind))]
+
+    def update(gradient: Any, state: Any, weights: Any = None) -> tuple[Any, Any]:
+        step, other = others.update(gradient, state[0], weights)
+        told = [muon.update(g, s) for g, s in zip(shared(unravel(gradient, mind)), state[1], strict=True)]
+        whole = eqx.tree_at(shared, unravel(jnp.asarray(step), mind), [matrix for matrix, _ in told])
+        return jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(whole)]), (other, [s for _, s in told])
+
+    return optax.GradientTransformation(init, update)
 
 
 def _remember(

@@ -108,10 +108,16 @@ def resumed(folder: Path, about: Mapping[str, Any], study: Study) -> tuple[Begun
         del asked["school"]
         theirs = {**theirs, "sleep": {"schoolwork": asked["sleep"]["schoolwork"], **theirs["sleep"]}}
         theirs["mind"] = {"adapter": 0, **theirs["mind"]}  # nor was there any adapter
+    theirs = {**theirs, "sleep": {"orthogonal_rate": asked["sleep"]["orthogonal_rate"], **theirs["sleep"]}}
     if differs := [name for name in asked if theirs.get(name) != asked[name]]:
         raise CheckpointError(
             f"{folder} holds a night that was begun otherwise ({', '.join(differs)} differ): give another folder, or "
             "begin it as it was begun"
+        )
+    if not _named(study).keys() <= arrays.keys():
+        raise CheckpointError(
+            f"{folder} holds a night of a version whose updates were others: it cannot go on exactly; give another "
+            "folder, or delete this one, and begin it anew"
         )
     restored = jax.tree.map_with_path(lambda path, _: jnp.asarray(arrays[jax.tree_util.keystr(path)]), study)
     jobs, older = tuple(manifest["jobs"]), tuple(manifest["older"])

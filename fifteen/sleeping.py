@@ -218,7 +218,7 @@ def _night(
 ) -> tuple[Begun, Array]:
     """How far the night came, and the weights then, float32[P]."""
     mind, work, clock = instances[0].config, instances[0].work_config, time.monotonic
-    study = begin(origin, config, work.steady)
+    study = begin(origin, config, mind, work.steady)
     about = {
         "parent": fingerprint(origin),
         "instances": [fingerprint(one.state.weights) for one in instances],
@@ -251,7 +251,7 @@ def _night(
                 rows = jnp.asarray(picked_of_school(seed, step, sequences, config.schoolwork))
                 of_school = school_gradient(study.weights, lived, rows, mind, config.value_weight)
             changes = [change for change, _ in told.values()]
-            study = learn(study, changes, origin, config, work.steady, of_school and of_school[0])
+            study = learn(study, changes, origin, config, mind, work.steady, of_school and of_school[0])
             distances |= {n: distance for n, (_, distance) in told.items()}
             step += 1
             timed = timed or clock()

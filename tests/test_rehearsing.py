@@ -148,10 +148,21 @@ def test_a_night_of_before_school_was_rehearsed_goes_on_without(instance, tmp_pa
     fifteen.sleep([instance], config=without, run=tmp_path, callback=lambda progress: progress.step == 3)
     arrays, manifest = checkpoint.read(tmp_path)
     assert manifest["about"].pop("school") is None and manifest["about"]["sleep"].pop("schoolwork") == 0
-    assert manifest["about"]["mind"].pop("adapter") == 0  # all of them are of later versions
+    assert manifest["about"]["mind"].pop("adapter") == 0
+    assert manifest["about"]["sleep"].pop("orthogonal_rate")  # all of them are of later versions
     checkpoint.write(tmp_path, arrays, manifest)
     done = fifteen.sleep([instance], config=NIGHT, run=tmp_path)
     assert (weights(done) == weights(whole)).all() and not done.provenance["slept"][-1]["school"]
+
+
+def test_a_night_whose_updates_were_others_is_not_gone_on_with(instance, tmp_path):
+    fifteen.sleep([instance], config=NIGHT, run=tmp_path, callback=lambda progress: progress.step == 3)
+    arrays, manifest = checkpoint.read(tmp_path)
+    others = {name: array for name, array in arrays.items() if "mu" not in name.split(".")[-1]}
+    assert len(others) < len(arrays)
+    checkpoint.write(tmp_path, others, manifest)
+    with pytest.raises(CheckpointError, match="a version whose updates were others: it cannot go on exactly"):
+        fifteen.sleep([instance], config=NIGHT, run=tmp_path)
 
 
 def test_without_a_school_there_is_none_to_rehearse(instance, monkeypatch):

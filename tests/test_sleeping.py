@@ -12,7 +12,7 @@ import pytest
 import fifteen
 from fifteen import sleeping
 from fifteen.config import SleepConfig
-from fifteen.distilling import _places, dream, gradient, picked
+from fifteen.distilling import _places, begin, dream, gradient, learn, picked
 from fifteen.errors import CheckpointError, RunError
 from fifteen.lived import bounds
 from fifteen.model import unravel
@@ -77,6 +77,27 @@ def test_a_night_of_steady_minds_changes_only_what_reads_their_memory():
             np.testing.assert_array_equal(old, new)
     for job in JOBS:
         assert fifteen.evaluate(slept, job, episodes=40).mean > 0.9
+
+
+@pytest.mark.parametrize("adapter", [0, 24])
+def test_the_steps_of_the_matrices_that_jobs_share_are_orthogonal(adapter):
+    mind = dataclasses.replace(fifteen.new("debug").config, adapter=adapter)
+    origin = fifteen.new(mind, seed=0).state.weights
+    change = [jnp.asarray(np.random.default_rng(n).standard_normal(origin.shape), jnp.float32) for n in (0, 1)]
+
+    def step_of(steady):
+        study = learn(begin(origin, NIGHT, mind, steady), change, origin, NIGHT, mind, steady)
+        return unravel(study.weights - origin, mind)
+
+    ours, adam = step_of(True), step_of(False)
+    shared = [ours.trunk] + ([ours.adapter.widen, ours.adapter.narrow] if adapter else [])
+    for layer in shared:
+        stretched = np.linalg.svd(layer.weight, compute_uv=False) / NIGHT.orthogonal_rate
+        assert (stretched > 0.5).all() and (stretched < 1.3).all(), stretched
+    ratio = NIGHT.steady_learning_rate / NIGHT.learning_rate  # Adam, as everywhere else
+    for name in ("policy", "value", "advantage_out", "sense"):
+        mine, theirs = getattr(ours, name).weight, getattr(adam, name).weight
+        np.testing.assert_allclose(mine, ratio * theirs, rtol=1e-3, atol=1e-6)
 
 
 def stop_at(step):
