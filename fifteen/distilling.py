@@ -196,12 +196,12 @@ def _with_muon(others: optax.GradientTransformation, rate: float, mind: MindConf
         adapter = () if model.adapter is None else (model.adapter.widen, model.adapter.narrow)
         return [layer.weight for layer in (*adapter, model.trunk)]
 
-    def init(weights: Any) -> Any:
-        return others.init(weights), [muon.init(matrix) for matrix in shared(unravel(weights, mind))]
+    def init(params: Any) -> Any:
+        return others.init(params), [muon.init(matrix) for matrix in shared(unravel(params, mind))]
 
-    def update(gradient: Any, state: Any, weights: Any = None) -> tuple[Any, Any]:
-        step, other = others.update(gradient, state[0], weights)
-        told = [muon.update(g, s) for g, s in zip(shared(unravel(gradient, mind)), state[1], strict=True)]
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        step, other = others.update(updates, state[0], params)
+        told = [muon.update(g, s) for g, s in zip(shared(unravel(updates, mind)), state[1], strict=True)]
         whole = eqx.tree_at(shared, unravel(jnp.asarray(step), mind), [matrix for matrix, _ in told])
         return jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(whole)]), (other, [s for _, s in told])
 

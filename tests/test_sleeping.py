@@ -90,7 +90,8 @@ def test_the_steps_of_the_matrices_that_jobs_share_are_orthogonal(adapter):
         return unravel(study.weights - origin, mind)
 
     ours, adam = step_of(True), step_of(False)
-    shared = [ours.trunk] + ([ours.adapter.widen, ours.adapter.narrow] if adapter else [])
+    shared = [ours.trunk] + ([ours.adapter.widen, ours.adapter.narrow] if ours.adapter else [])
+    assert len(shared) == (3 if adapter else 1)
     for layer in shared:
         stretched = np.linalg.svd(layer.weight, compute_uv=False) / NIGHT.orthogonal_rate
         assert (stretched > 0.5).all() and (stretched < 1.3).all(), stretched
