@@ -178,19 +178,20 @@ def learn(
 
 def _optimiser(config: SleepConfig, mind: MindConfig, steady: bool) -> optax.GradientTransformation:
     """Of flat weights, float32[P]."""
-    rate = config.steady_learning_rate if steady else config.learning_rate
-    adam = optax.chain(optax.scale_by_adam(), optax.scale(rate))
-    falling = optax.linear_schedule(-1.0, 0.0, config.steps)
-    steps = _with_muon(adam, config.orthogonal_rate, mind) if steady else adam
+    rate, steps = config.learning_rate, optax.scale_by_adam()
+    if steady:
+        rate = config.steady_learning_rate
+        steps = _with_muon(steps, config.orthogonal_rate / rate, mind)
+    falling = optax.linear_schedule(-rate, 0.0, config.steps)
     return optax.chain(optax.clip_by_global_norm(config.max_gradient), steps, optax.scale_by_schedule(falling))
 
 
-def _with_muon(others: optax.GradientTransformation, rate: float, mind: MindConfig) -> optax.GradientTransformation:
-    """The steps of the matrices between memory and heads made orthogonal (Muon, Jordan et al. 2024).
+def _with_muon(others: optax.GradientTransformation, size: float, mind: MindConfig) -> optax.GradientTransformation:
+    """The steps of the matrices between memory and heads made orthogonal (Muon, Jordan et al. 2024), times `size`.
 
     All jobs share them: so no direction that many jobs agree in drowns one that a single job needs.
     """
-    muon = optax.chain(contrib.scale_by_muon(), optax.scale(rate))
+    muon = optax.chain(contrib.scale_by_muon(), optax.scale(size))
 
     def shared(model: Model) -> list[Any]:
         adapter = () if model.adapter is None else (model.adapter.widen, model.adapter.narrow)
