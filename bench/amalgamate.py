@@ -9,7 +9,7 @@ of the first 8, and of all 16. Beside it, on the same instances: averaging, task
 (bench/merging_rivals.py), and joint training: one learner that works on all jobs at the same time, a block of steps
 and of updates on each in turn, each with a replay and statistics of its own, as many steps and updates as all
 instances had together. All are asked as on a first day: `fifteen.evaluate`, fresh memory, statistics begun anew
-(an instance keeps its own), fixed weights, 50 attempts in 5 lifetimes, the same seeds.
+(an instance keeps its own), fixed weights, 50 attempts in 10 lifetimes, the same seeds.
 
 Scores are normalised: 0 for chance, 1 for the reference (Gymnasium's jobs: the thresholds of
 bench/development_jobs.py; drawn jobs: their template's in the registry). Share kept of a job: (merged - parent) /

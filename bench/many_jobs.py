@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import json
 import re
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,8 +32,8 @@ RUNS = ROOT / "runs" / "bench"  # instances and learners: large, and no result
 COMPETENT = 0.7  # normalised: who reaches it can do the job
 WINDOW = 10  # attempts whose mean says so
 TRIALS = 20  # attempts of the parent at the job of an instance, before the night
-LIFETIMES = 5  # over which the attempts of an evaluation are spread: one memory has luck in all of its attempts
-SCORE_SEED = 1_000_000  # of the first of them; the next have the next seeds
+LIFETIMES = 10  # over which the attempts of an evaluation are spread: one memory has luck in all of its attempts
+SCORE_SEED = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -157,17 +156,14 @@ def trials(seed: int) -> Trial:
 
 
 def score(learner: Learner, task: Task, episodes: int) -> float:
-    """Mean return of so many attempts with fixed weights, normalised: in LIFETIMES lifetimes, each with a fresh memory.
-
-    Where the attempts cannot be divided, the first lifetimes have one more; lifetimes without any are left out.
-    """
-    returns: list[float] = []
-    for n, share in enumerate(np.array_split(np.arange(episodes), min(LIFETIMES, episodes))):
-        found = fifteen.evaluate(learner, task.job, episodes=len(share), seed=SCORE_SEED + n, **task.settings)
-        if len(found.returns) < len(share):
-            raise SystemExit(f"{task.name}: interrupted; start again to go on")
-        returns += found.returns.tolist()
-    return round(task.normalised(statistics.mean(returns)), 4)
+    """Normalised mean return of so many attempts, weights fixed, in LIFETIMES lifetimes with a fresh memory each."""
+    lifetimes = min(LIFETIMES, episodes)
+    found = fifteen.evaluate(
+        learner, task.job, episodes=episodes, lifetimes=lifetimes, seed=SCORE_SEED, **task.settings
+    )
+    if len(found.returns) < episodes:
+        raise SystemExit(f"{task.name}: interrupted; start again to go on")
+    return round(task.normalised(found.mean), 4)
 
 
 def with_weights(parent: Learner, weights: Any) -> Learner:

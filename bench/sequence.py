@@ -7,7 +7,7 @@
 The order of the jobs is drawn by the seed, and the same at both visits. A day: last night's learner works on the job
 (learn="both"), and `fifteen.nights.night` makes tomorrow's learner of that instance and the one store of all days.
 Then tomorrow's learner is asked about every job that was lived so far, and about tomorrow's: `fifteen.evaluate`, fresh
-memory, fixed weights, 50 attempts in 5 lifetimes, the same seeds at every time. Scores are normalised as in
+memory, fixed weights, 50 attempts in 10 lifetimes, the same seeds at every time. Scores are normalised as in
 bench/amalgamate.py.
 
 * Forgetting of a job: its best score after any night from its first on, less that after the last night. The best of

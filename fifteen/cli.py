@@ -258,6 +258,7 @@ def _evaluate(command: Evaluate, console: Console) -> int:
         fifteen.load(_place(command.learner)),
         command.job,
         episodes=command.episodes,
+        lifetimes=command.lifetimes,
         seed=command.seed,
         num_envs=command.num_envs,
         kwargs=_parse_kwargs(command.kwargs),

@@ -128,6 +128,8 @@ class Evaluate:
     """A saved learner or the folder of a run, or "shipped": the schooled one that ships."""
     episodes: int = 20
     """Attempts."""
+    lifetimes: int = 1
+    """Over so many the attempts are spread, each with a fresh memory."""
     seed: int = 1
     """Seed of the job and of the learner's choices."""
     num_envs: int = 1

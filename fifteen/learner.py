@@ -146,6 +146,7 @@ class Learner:
         learn: Learn,
         streams: int = 1,
         record: bool = False,
+        lifetimes: int = 1,
     ) -> Worker:
         """Begin a lifetime with this learner's weights. See `Worker`."""
         return Worker(
@@ -159,6 +160,7 @@ class Learner:
             learn=learn,
             streams=streams,
             record=record,
+            lifetimes=lifetimes,
         )
 
     def settle(self) -> None:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, final
 
 import gymnasium as gym
@@ -59,8 +60,13 @@ class _Compiled:
 
 
 @functools.cache
-def compiled(config: MindConfig, work: WorkConfig, layout: Layout, wipe: bool, streams: int) -> _Compiled:
-    """Everything static is in the arguments, so one shape is traced and compiled once."""
+def compiled(
+    config: MindConfig, work: WorkConfig, layout: Layout, wipe: bool, streams: int, lifetimes: int = 1
+) -> _Compiled:
+    """Everything static is in the arguments, so one shape is traced and compiled once.
+
+    lifetimes: so many at once, with as many of the streams each, in order; their instances have a leading axis then.
+    """
     shapes, tree = structure(config)
     ends = list(itertools.accumulate(shape[0] for shape in shapes if len(shape) == 1))
     settings: dict[str, Any] = dict(config=config, work=work, layout=layout, wipe=wipe)
@@ -74,12 +80,22 @@ def compiled(config: MindConfig, work: WorkConfig, layout: Layout, wipe: bool, s
     def act(published: list[Array], *arguments: Any) -> tuple[Instance, Array]:
         vectors, others = iter(jnp.split(published[0], ends[:-1])), iter(published[1:])
         model = tree.unflatten([next(vectors if len(shape) == 1 else others) for shape in shapes])
-        return instances.act(model, *arguments, **settings)
+        one = partial(instances.act, model, **settings)
+        if lifetimes == 1:
+            return one(*arguments)
+        instance, *each, continuous = arguments
+        each = jax.tree.map(lambda x: x.reshape(lifetimes, streams // lifetimes, *x.shape[1:]), each)
+        instance, decisions = jax.vmap(partial(one, continuous=continuous))(instance, *each)
+        return instance, decisions.reshape(streams, -1)
+
+    def begin(statistics: Statistics, key: Array) -> Instance:
+        one = partial(instances.new_instance, config, work, layout, statistics, streams // lifetimes)
+        return one(key) if lifetimes == 1 else jax.vmap(one)(jax.random.split(key, lifetimes))
 
     return _Compiled(
-        begin=jax.jit(lambda statistics, key: instances.new_instance(config, work, layout, statistics, streams, key)),
+        begin=jax.jit(begin),
         act=jax.jit(act, donate_argnums=1, compiler_options=COMPILER),
-        update=jax.jit(functools.partial(updating.update, **settings), compiler_options=COMPILER),
+        update=jax.jit(partial(updating.update, **settings), compiler_options=COMPILER),
         publish=jax.jit(publish),
     )
 
@@ -101,11 +117,15 @@ class Worker:
         learn: Learn,
         streams: int = 1,
         record: bool = False,
+        lifetimes: int = 1,
     ):
         """Begin a lifetime. record: keep experience also when the weights do not learn from it.
 
-        Raises SpaceError for spaces that cannot be sensed or handled.
+        lifetimes: begin so many, with `streams` of each; they know nothing of each other, and are only lived: learn is
+        "context", nothing is recorded, and there are no statistics to go on with. Raises SpaceError for spaces that
+        cannot be sensed or handled.
         """
+        streams *= lifetimes
         self.config, self.work, self.learn, self.streams = config, work, learn, streams
         self.senses = Senses(observation_space, config.slots)
         self.hands = Hands(action_space, config.max_bins, config.max_factors)
@@ -118,7 +138,7 @@ class Worker:
                 f"{self.senses.projected} observation dimensions are beyond the {config.slots} slots and go through "
                 "a fixed random projection"
             )
-        self._functions = compiled(config, work, self.layout, learn == "weights", streams)
+        self._functions = compiled(config, work, self.layout, learn == "weights", streams, lifetimes)
         self.state = state
         self.acting = self._functions.publish(state.weights)
         self.instance = self._functions.begin(statistics, jax.random.key(seed))

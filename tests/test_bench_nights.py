@@ -117,19 +117,15 @@ def test_competence_is_the_step_that_ends_the_first_good_window():
 def test_a_score_is_of_all_attempts_of_several_lifetimes(monkeypatch):
     asked = []
 
-    def evaluate(learner, job, *, episodes, seed, kwargs, step_limit):
-        asked.append((seed, episodes))
-        returns = np.full(episodes, 100.0 * (seed == many_jobs.SCORE_SEED) - 10.0)
-        return Evaluation(returns, np.ones(episodes, int))
+    def evaluate(learner, job, *, episodes, lifetimes, seed, kwargs, step_limit):
+        asked.append((episodes, lifetimes))
+        return Evaluation(np.linspace(-10.0, 90.0, episodes), np.ones(episodes, int), np.zeros(episodes, int))
 
     monkeypatch.setattr(fifteen, "evaluate", evaluate)
     learner = fifteen.new("debug", seed=0)
-    assert many_jobs.score(learner, TASK, 7) == pytest.approx(2 / 7, abs=1e-4)  # the first lifetime has two of seven
-    first = many_jobs.SCORE_SEED
-    assert asked == [(first, 2), (first + 1, 2), (first + 2, 1), (first + 3, 1), (first + 4, 1)]
-    asked.clear()
-    assert many_jobs.score(learner, TASK, 2) == 0.5
-    assert asked == [(first, 1), (first + 1, 1)]
+    assert many_jobs.score(learner, TASK, 50) == pytest.approx(0.5)
+    assert many_jobs.score(learner, TASK, 2) == pytest.approx(0.5)
+    assert asked == [(50, 10), (2, 2)]
 
 
 def test_a_record_of_another_evaluation_is_refused(tmp_path):

@@ -219,12 +219,12 @@ def test_several_jobs_go_on_where_they_were(fakes, tmp_path, died):
 
 
 def test_evaluate(fakes, capsys):
-    assert cli.main(["evaluate", "A-v0", "--learner", "old", "--episodes", "3"]) == 0
+    assert cli.main(["evaluate", "A-v0", "--learner", "old", "--episodes", "3", "--lifetimes", "2"]) == 0
     assert fakes.calls[1] == (
         "evaluate",
         "loaded old",
         "A-v0",
-        {"episodes": 3, "seed": 1, "num_envs": 1, "kwargs": {}},
+        {"episodes": 3, "lifetimes": 2, "seed": 1, "num_envs": 1, "kwargs": {}},
     )
     said = capsys.readouterr().out
     assert said == ("A-v0: mean return 10.5, standard deviation 1.25, mean length 4, 3 attempts\n")

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import gymnasium as gym
 import jax
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ import fifteen
 from fifteen import checkpoint, working
 from fifteen.errors import CheckpointError, FifteenError, JobError, RunError, SpaceError
 from fifteen.experience import Experience, Field
+from fifteen.jobs.protocol import Tick
 
 HERE = Path(__file__).parent
 
@@ -374,6 +376,46 @@ def test_evaluate_leaves_the_learner_as_it_was():
     for name, array in learner.arrays().items():
         np.testing.assert_array_equal(array, before[name], err_msg=name)
     assert json.dumps(learner.provenance) == provenance
+
+
+@pytest.mark.parametrize("job", ["CartPole-v1", "work/queue-v0"])
+def test_attempts_are_spread_over_lifetimes(job):
+    learner = new()
+    before = {name: array.copy() for name, array in learner.arrays().items()}
+    told = fifteen.evaluate(learner, job, episodes=8, lifetimes=3, seed=2, step_limit=20)
+    assert np.bincount(told.lifetimes).tolist() == [3, 3, 2]
+    assert told.returns.shape == told.lengths.shape == (8,)
+    assert (told.lengths <= 20).all()
+    several = fifteen.evaluate(learner, job, episodes=6, lifetimes=3, num_envs=2, seed=2, step_limit=20)
+    assert np.bincount(several.lifetimes).tolist() == [2, 2, 2]
+    for name, array in learner.arrays().items():
+        np.testing.assert_array_equal(array, before[name], err_msg=name)
+
+
+@pytest.mark.parametrize("lifetimes", [0, 1.0, 3])
+def test_lifetimes_without_attempts_are_refused(lifetimes):
+    with pytest.raises(RunError, match=f"lifetimes .*{lifetimes}"):
+        fifteen.evaluate(new(), Walk, episodes=2, lifetimes=lifetimes)
+
+
+def test_a_lifetime_knows_nothing_of_those_beside_it():
+    learner = fifteen.load()
+    spaces = gym.spaces.Box(-np.inf, np.inf, (3,), np.float32), gym.spaces.Discrete(4)
+    no, yes = np.zeros(2, bool), np.ones(2, bool)
+
+    def decided(other):
+        """What the first of two lifetimes decides and expects while the second meets percepts times `other`."""
+        worker = learner.new_worker(*spaces, seed=5, learn="context", lifetimes=2)
+        random, found = np.random.default_rng(0), []
+        for t in range(30):
+            sensors, reward = random.standard_normal(3).astype(np.float32), random.standard_normal()
+            percepts, rewards = (sensors, other * sensors), np.array([reward, other * reward])
+            moment = worker.decide(Tick(percepts, rewards, yes if t == 0 else no, no, no, yes, (None, None)))
+            found.append((moment.actions[0], moment.value[0], moment.surprise[0]))
+        worker.close()
+        return found
+
+    assert decided(1.0) == decided(1_000.0)
 
 
 # What is refused ----------------------------------------------------------------------------------
