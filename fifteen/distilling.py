@@ -20,7 +20,7 @@ from fifteen.model import Model, unravel
 from fifteen.updating import Batch
 
 ROWS = 64  # of what counts as a sequence where rows need no order
-_SHORTER = (512, 64, 8)  # rows of the shorter first days that are read beside the longest ones
+_SHORTER = (512, 64)  # rows of the shorter first days that are read beside the longest ones
 VALUED = 4  # values are learned at one of so many rows: they take most of an update and weigh least
 
 
@@ -72,7 +72,6 @@ def dream(
     very first days that are read. There are n of L / 2 rows. Where `work.steady` the sleeper's senses and memory are
     the teacher's, so that first days may be long: an update is one of single rows, and unrolls nothing. Then as many
     rows are of shorter ones, for who fails at a first day's beginning, which is rare among its rows, gets no further.
-    These begin anywhere: attempts that failed are few and long, and who errs is soon where only they have been.
     """
     teacher = unravel(weights, mind)
     empty = jnp.zeros(mind.memory_size)
@@ -106,11 +105,11 @@ def dream(
     if not work.steady:
         return longest
     lengths = [length for length in _SHORTER if length < rows // 2]
-    shorter = []
-    for length in lengths:
-        blocks = sequences * rows // (2 * len(lengths) * max(length, ROWS))
-        places = _anywhere(sequences, rows - length, blocks * max(1, ROWS // length))
-        shorter.append(jax.vmap(partial(reading, length))(*places))
+    counts = [sequences * rows // (2 * len(lengths) * length) for length in lengths]
+    shorter = [
+        jax.vmap(partial(reading, length))(*_places(first, length, n))
+        for length, n in zip(lengths, counts, strict=True)
+    ]
     return _mixed([longest, *shorter])
 
 
@@ -125,12 +124,6 @@ def _places(first: Array, length: int, number: int) -> tuple[Array, Array]:
     wanted = 1 + ((jnp.arange(number) * rank[-1]) // number)
     at = jnp.searchsorted(rank, wanted)
     return at // first.shape[1], at % first.shape[1]
-
-
-def _anywhere(sequences: int, last: int, number: int) -> tuple[Array, Array]:
-    """Sequence and row, both int32[number], spread evenly over the rows of all sequences up to number `last`."""
-    at = np.arange(number) * sequences * (last + 1) // number
-    return jnp.asarray(at // (last + 1), jnp.int32), jnp.asarray(at % (last + 1), jnp.int32)
 
 
 def _mixed(dreams: list[Dream]) -> Dream:

@@ -12,7 +12,7 @@ import pytest
 import fifteen
 from fifteen import sleeping
 from fifteen.config import SleepConfig
-from fifteen.distilling import _anywhere, _places, begin, dream, gradient, learn, picked
+from fifteen.distilling import _places, begin, dream, gradient, learn, picked
 from fifteen.errors import CheckpointError, RunError
 from fifteen.lived import bounds
 from fifteen.model import unravel
@@ -292,20 +292,6 @@ def test_first_days_are_read_from_where_attempts_begin():
     ]
     sequences, rows = _places(jnp.asarray(first), 40, 3)
     assert list(zip(sequences.tolist(), rows.tolist(), strict=True)) == [(0, 0), (0, 60), (2, 10)]
-
-
-def test_shorter_first_days_begin_anywhere():
-    sequences, rows = _anywhere(3, 92, 6)  # of 100 rows each, days of 8
-    assert list(zip(sequences.tolist(), rows.tolist(), strict=True)) == [
-        (0, 0),
-        (0, 46),
-        (1, 0),
-        (1, 46),
-        (2, 0),
-        (2, 46),
-    ]
-    sequences, rows = _anywhere(2, 92, 500)
-    assert (rows.max(), rows.min(), sequences.max()) == (92, 0, 1)
 
 
 def test_an_update_rehearses_some_of_many_jobs_and_learns_all_of_the_day():
