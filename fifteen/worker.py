@@ -61,7 +61,7 @@ class _Compiled:
 
 @functools.cache
 def compiled(
-    config: MindConfig, work: WorkConfig, layout: Layout, wipe: bool, streams: int, lifetimes: int = 1
+    config: MindConfig, work: WorkConfig, layout: Layout, wipe: bool, streams: int, lifetimes: int
 ) -> _Compiled:
     """Everything static is in the arguments, so one shape is traced and compiled once.
 

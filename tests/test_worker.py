@@ -82,7 +82,7 @@ def test_nothing_is_compiled_after_the_first_update_of_a_shape():
 def test_every_shape_has_one_compiled_function_of_each_kind():
     worker = driven(Walk, 80, learn="both")
     driven("CartPole-v1", 80, learn="both", seed=3)
-    functions = compiled(worker.config, WORK, worker.layout, False, 1)
+    functions = compiled(worker.config, WORK, worker.layout, False, 1, 1)
     assert functions is worker._functions
     for function in (functions.begin, functions.act, functions.update, functions.publish):
         assert function._cache_size() == 1  # pyright: ignore[reportFunctionMemberAccess]
