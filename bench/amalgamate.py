@@ -42,7 +42,7 @@ import many_jobs
 import merging_rivals
 import numpy as np
 from jax import Array
-from many_jobs import INSTANCES, NEXT, TASKS, Ledger, Task, over_seeds, parent_of, score, with_weights
+from many_jobs import INSTANCES, NEXT, TASKS, TRIALS, Ledger, Task, over_seeds, parent_of, score, with_weights
 
 import fifteen
 from fifteen.checkpoint import MANIFEST
@@ -68,7 +68,7 @@ Scores = Mapping[str, float]  # by job, normalised
 def slept(runs: Sequence[Path], parent: Learner, store: Path, config: SleepConfig, seed: int) -> Learner:
     """One learner out of the instances."""
     with Store(store) as opened:
-        told = night(runs, opened, parent=parent, seed=seed, config=config, trial=many_jobs.trials(seed))
+        told = night(runs, opened, parent=parent, seed=seed, config=config, attempts=TRIALS)
     if told.left_out:
         raise SystemExit(f"the night left out {told.left_out}: delete these folders to repeat them")
     return told.learner

@@ -23,15 +23,13 @@ from fifteen.config import SleepConfig
 from fifteen.instance import new_statistics
 from fifteen.jobs.families import FAMILIES
 from fifteen.jobs.references import references
-from fifteen.judging import Attempts
 from fifteen.learner import Learner
 from fifteen.log import Progress, WorkLog
-from fifteen.nights import Trial
 
 RUNS = ROOT / "runs" / "bench"  # instances and learners: large, and no result
 COMPETENT = 0.7  # normalised: who reaches it can do the job
 WINDOW = 10  # attempts whose mean says so
-TRIALS = 20  # attempts of the parent at the job of an instance, before the night
+TRIALS = 20  # attempts of the parent at the job of an instance, at least, before the night
 LIFETIMES = 10  # over which the attempts of an evaluation are spread: one memory has luck in all of its attempts
 SCORE_SEED = 1_000_000
 
@@ -148,11 +146,6 @@ def worked(parent: Learner, task: Task, steps: int, seed: int, folder: Path) -> 
     else:
         log = fifteen.work(parent, task.job, steps=steps, seed=seed, run=folder, **task.settings)
     return _uninterrupted(log, task)
-
-
-def trials(seed: int) -> Trial:
-    """Attempts of the parent by which a night tells who has something to teach; other ones than those of `score`."""
-    return Attempts(None, TRIALS, seed).trial
 
 
 def score(learner: Learner, task: Task, episodes: int) -> float:

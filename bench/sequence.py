@@ -34,7 +34,7 @@ from typing import Any
 
 import many_jobs
 import numpy as np
-from many_jobs import SEQUENCE, TASKS, Ledger, Task, over_seeds, parent_of, score
+from many_jobs import SEQUENCE, TASKS, TRIALS, Ledger, Task, over_seeds, parent_of, score
 
 import fifteen
 from fifteen.config import SleepConfig
@@ -60,8 +60,8 @@ def day(task: Task, given: argparse.Namespace, seed: int, number: int, folder: P
     learner, parent = (parent_at(given, seed, number, folder) for _ in range(2))
     log = many_jobs.worked(learner, task, given.steps, 1_000 * seed + number, place / "run")
     with Store(folder / "store") as store:
-        config, trial = SleepConfig(steps=given.night), many_jobs.trials(number)
-        told = night([place / "run"], store, parent=parent, seed=number, config=config, trial=trial)
+        config = SleepConfig(steps=given.night)
+        told = night([place / "run"], store, parent=parent, seed=number, config=config, attempts=TRIALS)
     if told.left_out:
         raise SystemExit(f"the night left out {told.left_out}: delete the folder of this seed to begin again")
     told.learner.save(place / "learner")

@@ -156,10 +156,10 @@ def _day(
                 config=sleep,
                 run=place / "night",
                 stopped=interrupted,
-                trial=attempts.trial if episodes else None,
+                attempts=episodes,
                 callback=tell,
             )
-        except KeyboardInterrupt:  # in a trial
+        except KeyboardInterrupt:  # in a practice
             return None, True
         except RunError as error:  # nobody whose learning can be used: the parent stays
             return Day((), tuple(left_out), restarted, (), (), str(error)), interrupted.is_set()

@@ -1,5 +1,9 @@
 """Every error that Fifteen raises on purpose. Each text names the value, what was expected, what to do."""
 
+from typing import Any
+
+import numpy as np
+
 
 class FifteenError(Exception):
     """Base of all errors raised on purpose, so that a caller can catch them together."""
@@ -23,3 +27,9 @@ class StoreError(FifteenError):
 
 class RunError(FifteenError):
     """A run that cannot start or go on: folder in use, contradictory arguments."""
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raises RunError unless the argument of this name is a positive integer."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+        raise RunError(f"{name} must be a positive number, got {value!r}")

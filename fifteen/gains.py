@@ -62,11 +62,11 @@ def fell(before: Sequence[float], after: Sequence[float], level: float = LEVEL) 
 def gained(at_work: Sequence[float], parent: Sequence[float]) -> bool:
     """Whether the last attempts of a day are probably better than what the parent, with its memory alone, comes to.
 
-    at_work: returns of the day's attempts in their order. parent: of attempts of one lifetime; its later half counts,
-    for it learns in context, too. True where there are too few to tell.
+    at_work: returns of the day's attempts in their order. parent: of late attempts of its lifetimes, for it learns in
+    context, too. True where there are too few to tell.
     """
-    late, theirs = at_work[-max(_FEWEST, round(_LATE * len(at_work))) :], parent[len(parent) // 2 :]
-    return min(len(late), len(theirs)) < 2 or fell(late, theirs, _LIKELY)
+    late = at_work[-max(_FEWEST, round(_LATE * len(at_work))) :]
+    return min(len(late), len(parent)) < 2 or fell(late, parent, _LIKELY)
 
 
 def _moments(returns: Sequence[float]) -> tuple[float, float, int]:

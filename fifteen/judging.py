@@ -15,12 +15,12 @@ from typing import Any, final
 
 from fifteen.checkpoint import atomic_write
 from fifteen.errors import FifteenError, JobError
+from fifteen.evaluating import evaluate
 from fifteen.gains import LEVEL, Estimate, fell, mean, share_kept
 from fifteen.learner import Learner, load
-from fifteen.nights import Night
+from fifteen.nights import Night, opening
 from fifteen.sleeping import began_as, fingerprint
 from fifteen.store import Store
-from fifteen.working import evaluate
 
 RESULTS = "night.json"
 ATTEMPTS = "attempts.json"
@@ -109,23 +109,10 @@ class Attempts:
                 atomic_write(self._path, json.dumps(kept, indent=1).encode())
         return self._made[key]
 
-    def trial(self, parent: Learner, run: Path) -> list[float]:
-        """Of the parent at the job of a run: what `nights.night` asks for."""
-        return self(Case("", *_opening(run), run=str(run)), parent)
-
-
-def _opening(run: Path) -> tuple[str | None, Mapping[str, Any], int | None]:
-    """How the job of a run is opened, as in `Case`."""
-    try:
-        settings = json.loads((run / "config.json").read_text(encoding="utf-8"))["settings"]
-        return settings["job"], settings["kwargs"], settings["step_limit"]
-    except (OSError, ValueError, KeyError):  # weights alone came, not the folder of a run
-        return None, {}, None
-
 
 def cases(night: Night, store: Store | None) -> list[Case]:
     """The jobs of a night: of every run that took part, then those rehearsed."""
-    found = [Case(name, *_opening(Path(run)), run=run) for run, name in zip(night.took_part, night.jobs, strict=True)]
+    found = [Case(name, *opening(Path(run)), run=run) for run, name in zip(night.took_part, night.jobs, strict=True)]
     records = {} if store is None else {record.id: record for record in store.jobs()}
     for name in night.older:
         record = records.get(name)

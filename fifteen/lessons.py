@@ -40,6 +40,7 @@ class Lesson:
     lived: Lived
     teacher: Array  # float32[P], weights
     older: bool  # the parent teaches it, and reads it as on a first day: of an earlier day, or nothing was gained
+    practised: bool = False  # another lived it than who teaches it
 
     def dream(self, mind: MindConfig, work: WorkConfig) -> Dream:
         lived, statistics = self.lived, jax.tree.map(jnp.asarray, self.lived.statistics)
@@ -54,7 +55,8 @@ class Begun:
     id: str  # of the night: its lessons carry it
     about: Mapping[str, Any]  # what it was begun with: JSON-able
     jobs: tuple[str, ...]  # of every lesson
-    older: tuple[str, ...]  # those of earlier days among them
+    older: tuple[str, ...]  # those that the parent teaches among them
+    practised: tuple[str, ...]  # those of practice among them
     step: int  # updates done
     seconds: float  # that went into it
 
@@ -62,7 +64,8 @@ class Begun:
 def begun(about: Mapping[str, Any], lessons: Sequence[Lesson]) -> Begun:
     """A new night."""
     older = tuple(lesson.lived.job for lesson in lessons if lesson.older)
-    return Begun(uuid.uuid4().hex, about, tuple(lesson.lived.job for lesson in lessons), older, 0, 0.0)
+    practised = tuple(lesson.lived.job for lesson in lessons if lesson.practised)
+    return Begun(uuid.uuid4().hex, about, tuple(lesson.lived.job for lesson in lessons), older, practised, 0, 0.0)
 
 
 def start(folder: Path, about: Mapping[str, Any], lessons: Sequence[Lesson]) -> Begun:
@@ -74,6 +77,7 @@ def start(folder: Path, about: Mapping[str, Any], lessons: Sequence[Lesson]) -> 
         arrays |= {f"statistics/{name}": value for name, value in lived.statistics._asdict().items()}
         arrays |= {f"batch/{name}": value for name, value in batch._asdict().items() if value is not None}
         told = {"what": "lesson", "night": night.id, "job": lived.job, "wipe": lived.wipe, "older": lesson.older}
+        told["practised"] = lesson.practised
         layout = dataclasses.asdict(lived.layout)
         named = {name: np.asarray(array) for name, array in arrays.items()}
         checkpoint.write(_place(folder, number), named, {**told, "layout": layout})
@@ -120,8 +124,8 @@ def resumed(folder: Path, about: Mapping[str, Any], study: Study) -> tuple[Begun
             "folder, or delete this one, and begin it anew"
         )
     restored = jax.tree.map_with_path(lambda path, _: jnp.asarray(arrays[jax.tree_util.keystr(path)]), study)
-    jobs, older = tuple(manifest["jobs"]), tuple(manifest["older"])
-    return Begun(manifest["id"], asked, jobs, older, manifest["step"], manifest["seconds"]), restored
+    jobs, older, practised = (tuple(manifest.get(kind, ())) for kind in ("jobs", "older", "practised"))
+    return Begun(manifest["id"], asked, jobs, older, practised, manifest["step"], manifest["seconds"]), restored
 
 
 def read(folder: Path, night: Begun) -> list[Lesson]:
@@ -143,7 +147,7 @@ def _read(place: Path, night: Begun) -> Lesson:
         Statistics(*(jnp.asarray(arrays[f"statistics/{name}"]) for name in Statistics._fields)),
         Batch(*(arrays.get(f"batch/{name}") for name in Batch._fields)),  # pyright: ignore[reportArgumentType]
     )
-    return Lesson(lived, jnp.asarray(arrays["teacher"]), told["older"])
+    return Lesson(lived, jnp.asarray(arrays["teacher"]), told["older"], told.get("practised", False))
 
 
 def _place(folder: Path, number: int) -> Path:

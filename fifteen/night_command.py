@@ -76,7 +76,7 @@ def run_sleep(command: Sleep, parent: Learner | None, folder: Path, console: Con
                 seed=command.seed,
                 config=SleepConfig(steps=command.steps),
                 run=None if store is None else folder / NIGHT,
-                trial=attempts.trial if command.episodes else None,
+                attempts=command.episodes,
                 callback=tell,
             )
         for run, reason in slept.left_out:

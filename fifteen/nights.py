@@ -1,19 +1,25 @@
 """A night over folders: the runs of a day and the store of all days, one learner out of them."""
 
+import dataclasses
 import errno
+import json
 import sqlite3
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from fifteen import checkpoint
 from fifteen.checkpoint import MANIFEST
 from fifteen.config import SleepConfig
 from fifteen.errors import CheckpointError, FifteenError, RunError
+from fifteen.evaluating import Practice, practise
 from fifteen.gains import gained
 from fifteen.instance import Statistics
-from fifteen.learner import Learner, load
+from fifteen.learner import Learner, learner_folder, load
 from fifteen.lessons import holds_night
 from fifteen.lived import Lived, bounds
 from fifteen.rehearsing import senses
@@ -21,8 +27,7 @@ from fifteen.report import read_record
 from fifteen.sleeping import Callback, began_as, fingerprint, last_job, sleep, unfit
 from fifteen.store import JobRecord, Store
 from fifteen.updating import Batch
-
-Trial = Callable[[Learner, Path], Sequence[float]]
+from fifteen.worker import lasting_memory
 
 SCHOOL = "school"  # in the folder of a store: learners as they left school, by their senses
 
@@ -51,7 +56,7 @@ def night(
     config: SleepConfig | None = None,
     run: str | Path | None = None,
     stopped: threading.Event | None = None,
-    trial: Trial | None = None,
+    attempts: int = 0,
     callback: Callback | None = None,
 ) -> Night:
     """Take what the runs lived through into the store, and pool what they learned. Neither runs nor parent change.
@@ -63,10 +68,11 @@ def night(
     it does not have that, the parent teaches. store: None where no experience may be read: then the weights alone are
     merged, and runs may be folders of learners.
 
-    trial(parent, run): returns of attempts of the parent at the job of a run, with a fresh memory, such as
-    `judging.Attempts.trial`. Where an instance's last attempts by day were not likely better, it has nothing to
-    teach: its job, too, the parent teaches, so that the night spoils nothing that could be done before. By default
-    nothing is tried and every instance teaches, as it does where its job cannot be attempted.
+    attempts: of the parent at the job of every run, at least, in a few lifetimes with a fresh memory each. Where an
+    instance's last attempts by day were not likely better, it has nothing to teach: its job, too, the parent teaches,
+    so that the night spoils nothing that could be done before. Where they were, a steady instance also says what it
+    would do in the parent's place (`evaluating.practise`). 0, as befits jobs that are no simulators: nothing is tried
+    and every instance teaches, as it does where its job cannot be attempted.
 
     run, stopped, callback: as for `sleep`; a night that goes on does so with the lessons that it began with. Raises
     RunError where no run is left, StoreError or CheckpointError where the store's disk is full, and CheckpointError
@@ -98,8 +104,8 @@ def night(
         best = parent or began_as(first)
         school = _school(best, (parent or first).provenance, store)
         if folder is None or not holds_night(folder):
-            better = {place: trial is None or _gained(Path(place), best, trial) for place in day}
-            older = _remember(day, better, store)
+            practice = {place: _practised(Path(place), best, attempts, seed) if attempts else None for place in day}
+            older = _remember(day, practice, attempts, store)
     learner = sleep(
         [instance for instance, _ in day.values()],
         parent=parent,
@@ -152,34 +158,62 @@ def _school(parent: Learner, provenance: Mapping[str, Any], store: Store) -> Lea
         ) from error
 
 
-def _gained(run: Path, parent: Learner, trial: Trial) -> bool:
-    """Whether the instance has something to teach."""
+def opening(run: Path) -> tuple[str | None, Mapping[str, Any], int | None]:
+    """The job of a run, its kwargs and its step limit. None: nobody can open it by name."""
     try:
-        return gained(read_record(run).returns.tolist(), trial(parent, run))
-    except FifteenError as error:
-        if _no_room(error):
-            raise
-        return True
+        settings = json.loads((run / "config.json").read_text(encoding="utf-8"))["settings"]
+        return settings["job"], settings["kwargs"], settings["step_limit"]
+    except (OSError, ValueError, KeyError):  # weights alone came, not the folder of a run
+        return None, {}, None
 
 
-def _remember(day: Mapping[str, tuple[Learner, str]], better: Mapping[str, bool], store: Store) -> list[Lived]:
-    """Give every instance that teaches what the store holds of its job. Returns what the parent teaches."""
+def _practised(run: Path, parent: Learner, attempts: int, seed: int) -> Practice | None:
+    """What the parent does on the job of a run; None where it cannot be attempted."""
+    job, kwargs, step_limit = opening(run)
+    if job is None:
+        return None
+    try:
+        return practise(parent, job, attempts=attempts, seed=seed, kwargs=kwargs, step_limit=step_limit)
+    except FifteenError:
+        return None
+
+
+def _remember(
+    day: Mapping[str, tuple[Learner, str]], practice: Mapping[str, Practice | None], attempts: int, store: Store
+) -> list[Lived]:
+    """Give every instance that teaches what the store holds of its job, and what the parent did there.
+
+    Returns what the parent teaches.
+    """
     records = {record.id: record for record in store.jobs()}
     steady = next(iter(day.values()))[0].work_config.steady
     taught = set()
     for place, (instance, job) in day.items():
-        if not better[place]:
-            continue
+        tried = practice[place]
+        if tried is not None:
+            at_work, theirs = read_record(Path(place)).returns, tried.attempts.late(attempts)
+            if not gained(at_work.tolist(), theirs.tolist()):
+                continue
         taught.add(job)
         wipe = instance.provenance["worked"][-1]["learn"] == "weights" if instance.provenance.get("worked") else False
         if (lived := _lived(store, records[job], wipe, steady, instance.statistics)) is not None:
             instance.lived[job] = lived
+            if steady and tried is not None and tried.layout == lived.layout:
+                batch = Batch(tried.frames, tried.images, tried.decisions, _memory(Path(place), len(tried.frames)))
+                instance.practised[job] = dataclasses.replace(lived, batch=batch)
     return [
         lived
         for record in records.values()
         if record.id not in taught and not record.foreign
         if (lived := _lived(store, record, False, steady, store.statistics(record.id))) is not None
     ]
+
+
+def _memory(run: Path, number: int) -> np.ndarray:
+    """What the instance of a run remembers, for each of so many sequences, float32[number, memory]."""
+    arrays, _ = checkpoint.read(learner_folder(run))
+    mine = {name.removeprefix("run/"): array for name, array in arrays.items() if name.startswith("run/")}
+    return np.repeat(lasting_memory(mine)[None], number, axis=0)
 
 
 def _no_room(error: FifteenError) -> bool:

@@ -1,10 +1,10 @@
 """Sleep: what many instances of one parent learned on their jobs becomes one learner.
 
-By night nobody acts. Every job that was lived has a teacher: the instance that learned it, or the parent for what was
-lived on earlier days. Their policies and values are read once on stored sequences; then the sleeper, who begins as
-the parent, learns to say the same on the same sequences (policy distillation: Rusu et al. 2016; with values and
-rehearsal of older jobs: Traore et al. 2019), kept close to the parent by an L2 term. Rehearsal by cloning the policy
-beats plain replay (Rolnick et al. 2019), and averaging weights keeps about half of what was learned.
+By night nobody learns by acting. Every job that was lived has a teacher: the instance that learned it, or the parent
+for what was lived on earlier days. Their policies and values are read once on stored sequences; then the sleeper, who
+begins as the parent, learns to say the same on the same sequences (policy distillation: Rusu et al. 2016; with values
+and rehearsal of older jobs: Traore et al. 2019), kept close to the parent by an L2 term. Rehearsal by cloning the
+policy beats plain replay (Rolnick et al. 2019), and averaging weights keeps about half of what was learned.
 
 A sleeper reads as an instance on its first day would: its memory is empty and its statistics begin with the sequence.
 What a schooled learner can do on jobs that nobody has lived yet is rehearsed, too: see `rehearsing`.
@@ -73,8 +73,9 @@ def sleep(
 ) -> Learner:
     """One learner out of several that began as the same one and worked on different jobs. None of them is changed.
 
-    instances: each with what it lived (`Learner.lived`, which `fifteen.work` leaves). parent: what they began as; by
-    default what their weights say it was. older: what the parent teaches: what was lived on earlier days, or on this
+    instances: each with what it lived (`Learner.lived`, which `fifteen.work` leaves), and with what others lived on its
+    job where it is to say what it would do there (`Learner.practised`, see `nights.night`). parent: what they began as;
+    by default what their weights say it was. older: what the parent teaches: what was lived on earlier days, or on this
     one by an instance that learned nothing by it. school: the learner as it left school, who teaches school in a night
     of steady minds that were schooled; by default their parent does. weights_only: merge the weights and read nothing
     that was lived; there need be nothing. callback: called about a hundred times in a night; a true answer stops it.
@@ -103,7 +104,9 @@ def sleep(
         folder = None if run is None else Path(run)
         teacher = _school(school, origin, parent, instances[0], config)
         begun, weights = _night(origin, instances, older, teacher, config, seed, folder, stopped, callback)
-        told = {"jobs": list(begun.jobs), "older": list(begun.older), "steps": _updates(begun, config)}
+        jobs = begun.jobs[: len(begun.jobs) - len(begun.practised)]  # those of practice are the last
+        told = {"jobs": list(jobs), "older": list(begun.older), "practised": list(begun.practised)}
+        told["steps"] = _updates(begun, config)
         told |= {"steps_done": begun.step, "school": bool(_rehearses(begun) and told["steps"])}
         began -= begun.seconds
     told |= {
@@ -307,12 +310,13 @@ def _opened(
 
 def _lessons(origin: Array, instances: Sequence[Learner], older: Sequence[Lived]) -> list[Lesson]:
     found = [Lesson(lived, one.state.weights, False) for one in instances for lived in one.lived.values()]
+    practised = [Lesson(lived, one.state.weights, False, True) for one in instances for lived in one.practised.values()]
     if not found and not older:
         raise RunError(
             "nothing was lived: the instances have no experience; let them work with learn='weights' or 'both', or "
             "with a run folder; or merge their weights alone with weights_only=True"
         )
-    return found + [Lesson(lived, origin, True) for lived in older]
+    return found + [Lesson(lived, origin, True) for lived in older] + practised
 
 
 def _by_job(lessons: Sequence[Lesson], distances: Mapping[int, Array]) -> dict[str, float]:

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -155,6 +155,8 @@ class Worker:
         self._pending: Future | None = None
         self._pool = ThreadPoolExecutor(1, "fifteen-update")
         self.experience = self._new_experience() if record or learn != "context" else None
+        # Of the latest tick, of every stream: name -> [E, ...]; those of streams that were not active mean nothing.
+        self.rows: dict[str, np.ndarray] = {}
 
     # ------------------------------------------------------------------------------------------------ acting
 
@@ -174,11 +176,11 @@ class Worker:
             self.acting, self.instance, self._frames, self._images, single, table, self._continuous
         )
         decisions = np.asarray(packed)
+        self.rows = {"frame": self._frames, "decision": decisions}
+        if self._images is not None:
+            self.rows["image"] = self._images
         if self.experience is not None:
-            rows = {"frame": self._frames, "decision": decisions}
-            if self._images is not None:
-                rows["image"] = self._images
-            self.experience.append(rows, tick.active, memory)
+            self.experience.append(self.rows, tick.active, memory)
         return self._moment(tick, decisions)
 
     def _perceive(self, tick: Tick, stream: int) -> None:
@@ -369,6 +371,17 @@ class Worker:
                 f"over {_REPLAY_BYTES // 10**9} GB"
             )
         return Experience(fields, **sizes)
+
+
+def lasting_memory(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """What the first stream of a lifetime remembers, float32[memory]. arrays: see `Worker.arrays`.
+
+    While an empty memory is tried, the one that waits.
+    """
+    doubt = {name: arrays[f"{_DOUBT}{name}"] for name in ("aside", "trial", "trials") if f"{_DOUBT}{name}" in arrays}
+    if doubt and doubt["trial"][0] and doubt["trials"][0]:
+        return doubt["aside"][0]
+    return arrays["instance/memory"][0]
 
 
 def experience_shape(

@@ -9,7 +9,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
@@ -17,7 +16,7 @@ import numpy as np
 
 from fifteen import checkpoint
 from fifteen.config import Learn
-from fifteen.errors import CheckpointError, RunError
+from fifteen.errors import CheckpointError, RunError, check_positive
 from fifteen.experience import Experience
 from fifteen.interrupting import interruptible
 from fifteen.jobs.protocol import Stream, Tick, checked_seed
@@ -59,7 +58,7 @@ def work(
     """
     if (steps is None) == (episodes is None):
         raise RunError(f"give one budget, steps or episodes; got steps={steps}, episodes={episodes}")
-    _check_positive("the budget, steps or episodes,", steps if steps is not None else episodes)
+    check_positive("the budget, steps or episodes,", steps if steps is not None else episodes)
     seed = checked_seed(seed)
     if learn not in ("context", "weights", "both"):
         raise RunError(f"learn is {learn!r}, expected 'context', 'weights' or 'both'")
@@ -240,11 +239,6 @@ class _Files:
         self._saved_at = time.monotonic()
 
 
-def _check_positive(name: str, value: Any) -> None:
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-        raise RunError(f"{name} must be a positive number, got {value!r}")
-
-
 def _within(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
@@ -294,68 +288,3 @@ def _adopting(learner: Learner, worker: Worker) -> Iterator[None]:
         worker.finish()
         learner.adopt(worker)
         raise
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Finished attempts of a frozen copy, in the order in which they ended. Returns are undiscounted."""
-
-    returns: np.ndarray = field()  # float64[n]
-    lengths: np.ndarray = field()  # int64[n]
-    lifetimes: np.ndarray = field()  # int64[n], in which of its lifetimes, from 0: attempts of one share a memory
-
-    @property
-    def mean(self) -> float:
-        return float(np.mean(self.returns))
-
-    @property
-    def std(self) -> float:
-        return float(np.std(self.returns))
-
-
-def evaluate(
-    learner: Learner,
-    job: Any,
-    *,
-    episodes: int = 20,
-    lifetimes: int = 1,
-    seed: int = 1,
-    num_envs: int = 1,
-    kwargs: Mapping[str, Any] | None = None,
-    step_limit: int | None = None,
-) -> Evaluation:
-    """How well a learner does a job as it is: a copy with a fresh memory, no weight updates.
-
-    The learner stays as it is. The memory runs through the attempts, as it would at work: who is lucky in the first may
-    be lucky in all. lifetimes: over so many, lived at the same time, the attempts are spread; the first ones have one
-    more where they cannot be divided. num_envs: streams of each lifetime. Raises as `work` does.
-    """
-    for name, value in (("episodes", episodes), ("lifetimes", lifetimes)):
-        _check_positive(name, value)
-    if lifetimes > episodes:
-        raise RunError(f"lifetimes is {lifetimes}, expected at most as many as there are episodes, {episodes}")
-    seed = checked_seed(seed)
-    left = np.array([len(share) for share in np.array_split(np.arange(episodes), lifetimes)])
-    ended: list[int] = []  # the lifetime of every attempt; -1 where it had enough already
-    learner.settle()
-    with ExitStack() as stack:
-        stream = open_job(job, num_envs=num_envs * lifetimes, kwargs=kwargs, step_limit=step_limit)
-        stack.callback(stream.close)
-        streams = stream.num_envs // lifetimes
-        spaces = stream.observation_space, stream.action_space
-        worker = learner.new_worker(*spaces, seed=seed, learn="context", streams=streams, lifetimes=lifetimes)
-        stack.callback(worker.close)
-        recorder = Recorder(stream.job_id, stream.num_envs, worker.work.discount, None, episodes)
-        tick = stream.reset(seed)
-        interrupted = stack.enter_context(interruptible())
-        while left.max() > 0 and not interrupted.is_set():
-            moment = worker.decide(tick)
-            recorder.record(tick, moment)
-            for number in np.flatnonzero(tick.terminated | tick.truncated) // streams:
-                ended.append(int(number) if left[number] > 0 else -1)
-                left[number] -= 1
-            tick = stream.step(moment.actions)
-        log = recorder.log(stream, worker, "episodes")
-    lived = np.array(ended, np.int64)
-    counts = lived >= 0
-    return Evaluation(log.returns[counts], log.lengths[counts], lived[counts])

@@ -14,13 +14,13 @@ import pytest
 
 import fifteen
 from fifteen.config import SIZES
+from fifteen.evaluating import Evaluation
 from fifteen.frames import Layout
 from fifteen.instance import new_statistics
 from fifteen.learner import Learner
 from fifteen.log import WorkLog
 from fifteen.model import unravel
 from fifteen.updating import Batch
-from fifteen.working import Evaluation
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
 

@@ -29,7 +29,7 @@ def here(monkeypatch):
     monkeypatch.setattr(fleet, "Processes", Here)
 
 
-def quick_night(runs, store, *, parent, seed, config, run, stopped, trial, callback):
+def quick_night(runs, store, *, parent, seed, config, run, stopped, attempts, callback):
     """In place of a night, which takes long to compile: depends on all that a night depends on, and goes on."""
     taken, left_out, change = {}, [], 0.0
     for run in runs:

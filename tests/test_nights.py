@@ -1,5 +1,6 @@
 """A night over folders: who takes part is said, what is broken stays out, and earlier days are rehearsed."""
 
+import dataclasses
 import errno
 import io
 import json
@@ -17,10 +18,11 @@ from fifteen import judging, night_command, nights
 from fifteen.cli import main
 from fifteen.config import SleepConfig
 from fifteen.errors import CheckpointError, JobError, RunError
+from fifteen.evaluating import Evaluation, practise
 from fifteen.gains import fell, gained, mean, share_kept
-from fifteen.judging import Attempts, cases, judge
+from fifteen.judging import Attempts, Case, cases, judge
 from fifteen.night_report import read_history, shown, write_night_report
-from fifteen.nights import night
+from fifteen.nights import night, opening
 from fifteen.sleeping import SleepProgress
 from fifteen.store import Added, Store
 
@@ -99,27 +101,46 @@ def test_a_night_goes_on_with_the_lessons_that_it_began_with(runs, tmp_path):
     assert (np.array(done.learner.state.weights) == np.array(whole.learner.state.weights)).all()
 
 
-def test_where_an_instance_is_no_better_the_parent_teaches(runs, tmp_path):
+def test_where_an_instance_is_no_better_the_parent_teaches(runs, tmp_path, monkeypatch):
     parent, tried = fifteen.new("debug", seed=0), []
 
-    def trial(learner, run):
-        tried.append(run)
-        assert (np.array(learner.state.weights) == np.array(parent.state.weights)).all()
-        if run == runs[1]:
+    def perfect(learner, job, *, attempts, seed, kwargs, step_limit):
+        tried.append(job)
+        assert (np.array(learner.state.weights) == np.array(parent.state.weights)).all() and attempts == 10
+        if job == JOBS[1]:
             raise JobError("a live system")  # it cannot be told, so that its instance teaches
-        return [1.0] * 10
+        made = Evaluation(np.ones(10), np.ones(10, np.int64), np.zeros(10, np.int64))
+        return dataclasses.replace(practise(learner, job, attempts=1, seed=seed), attempts=made)
 
+    monkeypatch.setattr(nights, "practise", perfect)
     with Store(tmp_path / "store") as store:
-        told = night(runs, store, config=NIGHT, trial=trial)
-    assert tried == runs and told.jobs == JOBS and told.untaught == (JOBS[0],) and told.older == ()
+        told = night(runs, store, config=NIGHT, attempts=10)
+    assert tuple(tried) == told.jobs == JOBS and told.untaught == (JOBS[0],) and told.older == ()
     assert fifteen.evaluate(told.learner, JOBS[1], episodes=40).mean > 0.9
     before, after = (fifteen.evaluate(one, JOBS[0], episodes=40).mean for one in (parent, told.learner))
     assert abs(before - after) < 0.3 and after < 0.7
     # A day on which nobody learned anything leaves the parent as it is.
     with Store(tmp_path / "store") as store:
-        same = night(runs[:1], store, config=NIGHT, trial=lambda learner, run: [1.0] * 10)
+        same = night(runs[:1], store, config=NIGHT, attempts=10)
     assert same.untaught == (JOBS[0],) and same.older == (JOBS[1],) and not same.interrupted
     assert (np.array(same.learner.state.weights) == np.array(parent.state.weights)).all()
+
+
+def test_a_steady_instance_says_what_it_would_do_where_its_parent_practised(tmp_path):
+    work = dataclasses.replace(fifteen.new("debug").work_config, steady=True)
+    run, short, folder = tmp_path / "run", SleepConfig(steps=6), tmp_path / "night"
+    fifteen.work(fifteen.new("debug", seed=0, work=work), JOBS[0], steps=1_000, seed=1, run=run)
+    with Store(tmp_path / "store") as store:
+        alone, whole = (night([run], store, config=short, attempts=n).learner for n in (0, 4))
+        assert [one.provenance["slept"][0]["practised"] for one in (alone, whole)] == [[], [JOBS[0]]]
+        assert whole.provenance["slept"][0]["jobs"] == [JOBS[0]]
+        assert not (np.array(alone.state.weights) == np.array(whole.state.weights)).all()
+        # It goes on with the practice that it began with.
+        night([run], store, config=short, run=folder, attempts=4, callback=lambda progress: progress.step == 2)
+        done = night([run], store, config=short, run=folder, attempts=4).learner
+        assert (np.array(done.state.weights) == np.array(whole.state.weights)).all()
+        slept = night([run], store, config=NIGHT, attempts=4).learner
+    assert fifteen.evaluate(slept, JOBS[0], episodes=40).mean > 0.9
 
 
 def test_the_command_after_a_day_without_updates(tmp_path, capsys):
@@ -136,25 +157,27 @@ def test_the_command_after_a_day_without_updates(tmp_path, capsys):
 
 
 def test_attempts_that_cannot_be_read_are_made_again_and_a_full_disk_is_said(runs, tmp_path, monkeypatch):
-    parent = fifteen.new("debug", seed=0)
-    made = Attempts(tmp_path, 4, 0).trial(parent, runs[0])
+    parent, case = fifteen.new("debug", seed=0), Case("", *opening(runs[0]), run=str(runs[0]))
+    made = Attempts(tmp_path, 4, 0)(case, parent)
     kept = tmp_path / "attempts.json"
     whole = kept.read_text()
     for broken in (whole[:-20], "[]", '{"episodes": 4, "seed": 0}'):
         kept.write_text(broken)
-        assert Attempts(tmp_path, 4, 0).trial(parent, runs[0]) == made and kept.read_text() == whole
+        assert Attempts(tmp_path, 4, 0)(case, parent) == made and kept.read_text() == whole
 
-    def full(learner, run):
+    def full(path, data):
         raise CheckpointError("no room") from OSError(errno.ENOSPC, "No space left on device")
 
-    with Store(tmp_path / "store") as store, pytest.raises(CheckpointError, match="no room"):
-        night(runs, store, config=SleepConfig(steps=5), trial=full)
+    kept.unlink()
+    monkeypatch.setattr(judging, "atomic_write", full)
+    with pytest.raises(CheckpointError, match="no room"):
+        Attempts(tmp_path, 4, 0)(case, parent)
 
 
 def test_who_has_gained_is_told_by_the_last_attempts_against_what_the_memory_alone_comes_to():
     learned = [0.0] * 30 + [1.0, 0.9] * 5
-    assert gained(learned, [0.0] * 5 + [0.2, 0.1, 0.3, 0.2, 0.1])
-    assert not gained(learned, [0.0] * 5 + [1.0, 0.9, 1.0, 0.9, 1.0])  # so does the parent, once it knows the job
+    assert gained(learned, [0.2, 0.1, 0.3, 0.2, 0.1])
+    assert not gained(learned, [1.0, 0.9, 1.0, 0.9, 1.0])  # so does the parent, once it knows the job
     assert not gained([1.0] * 30 + [0.1, 0.0] * 5, [0.5, 0.4] * 5)
     assert gained([0.5], [0.4] * 10) and gained([], [])  # too few to tell
 

@@ -361,43 +361,6 @@ def test_a_run_without_a_folder_writes_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_evaluate_leaves_the_learner_as_it_was():
-    learner = new()
-    fifteen.work(learner, Walk, steps=80)
-    before = {name: array.copy() for name, array in learner.arrays().items()}
-    provenance = json.dumps(learner.provenance)
-    stats = fifteen.evaluate(learner, "CartPole-v1", episodes=4, seed=2)
-    again = fifteen.evaluate(learner, "CartPole-v1", episodes=4, seed=2)
-    other = fifteen.evaluate(learner, "CartPole-v1", episodes=4, seed=3)
-    np.testing.assert_array_equal(stats.returns, again.returns)
-    assert (stats.returns != other.returns).any()
-    np.testing.assert_array_equal(stats.returns, stats.lengths)
-    assert (stats.mean, stats.std) == (pytest.approx(stats.returns.mean()), pytest.approx(stats.returns.std()))
-    for name, array in learner.arrays().items():
-        np.testing.assert_array_equal(array, before[name], err_msg=name)
-    assert json.dumps(learner.provenance) == provenance
-
-
-@pytest.mark.parametrize("job", ["CartPole-v1", "work/queue-v0"])
-def test_attempts_are_spread_over_lifetimes(job):
-    learner = new()
-    before = {name: array.copy() for name, array in learner.arrays().items()}
-    told = fifteen.evaluate(learner, job, episodes=8, lifetimes=3, seed=2, step_limit=20)
-    assert np.bincount(told.lifetimes).tolist() == [3, 3, 2]
-    assert told.returns.shape == told.lengths.shape == (8,)
-    assert (told.lengths <= 20).all()
-    several = fifteen.evaluate(learner, job, episodes=6, lifetimes=3, num_envs=2, seed=2, step_limit=20)
-    assert np.bincount(several.lifetimes).tolist() == [2, 2, 2]
-    for name, array in learner.arrays().items():
-        np.testing.assert_array_equal(array, before[name], err_msg=name)
-
-
-@pytest.mark.parametrize("lifetimes", [0, 1.0, 3])
-def test_lifetimes_without_attempts_are_refused(lifetimes):
-    with pytest.raises(RunError, match=f"lifetimes .*{lifetimes}"):
-        fifteen.evaluate(new(), Walk, episodes=2, lifetimes=lifetimes)
-
-
 def test_a_lifetime_knows_nothing_of_those_beside_it():
     learner = fifteen.load()
     spaces = gym.spaces.Box(-np.inf, np.inf, (3,), np.float32), gym.spaces.Discrete(4)
