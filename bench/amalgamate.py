@@ -151,31 +151,42 @@ def measure(ledger: Ledger, given: argparse.Namespace, seed: int) -> None:
     begin, folder = partial(parent_of, given.learner, seed), ledger.folder
     tasks = [TASKS[name] for name in given.jobs]
     asked = partial(score, episodes=given.episodes)
-    runs = []
-    for n, task in enumerate(tasks):
-        runs.append(folder / task.name)
-        many_jobs.worked(begin(), task, given.steps, seed + 1_000 * n, runs[-1])
-        ledger(f"parent/{task.name}", lambda task=task: asked(begin(), task))
-        ledger(f"instance/{task.name}", lambda task=task, run=runs[-1]: asked(fifteen.load(run), task))
     config = SleepConfig(steps=given.night)
     name_of = f"slept-{many_jobs.digest(dataclasses.asdict(config))}"
+
+    def instance(n: int) -> Path:
+        """The run of one, which works first if it has not yet."""
+        many_jobs.worked(begin(), tasks[n], given.steps, seed + 1_000 * n, folder / tasks[n].name)
+        return folder / tasks[n].name
+
+    def sleeper(count: int) -> Learner:
+        def make() -> Learner:
+            return slept([instance(n) for n in range(count)], begin(), folder / f"store-{count}", config, seed)
+
+        return kept(folder / f"{name_of}-{count}", make)
+
+    for n, task in enumerate(tasks):
+        ledger(f"parent/{task.name}", lambda task=task: asked(begin(), task))
+        ledger(f"instance/{task.name}", lambda n=n, task=task: asked(fifteen.load(instance(n)), task))
     for count in given.counts:
-        part, lived = tasks[:count], runs[:count]
-        nightly = partial(slept, lived, begin(), folder / f"store-{count}", config, seed)
-        together = partial(jointly, begin(), part, given.steps, seed)
-        makers: dict[str, Callable[[], Learner]] = {"sleep": partial(kept, folder / f"{name_of}-{count}", nightly)}
-        makers |= {name: partial(rival, name, lived, begin(), seed) for name in RIVALS}
-        makers["joint training"] = partial(kept, folder / f"joint-{count}", together)
-        for name, make in makers.items():
-            ledger(f"{name} {count}", lambda make=make, part=part: scores(make(), part, asked))
+        ledger(f"sleep {count}", lambda count=count: scores(sleeper(count), tasks[:count], asked))
     first = given.counts[0]
-    starters: dict[str, Callable[[], Learner]] = {"parent": begin}
-    starters["sleep"] = partial(fifteen.load, folder / f"{name_of}-{first}")
-    starters |= {task.name: partial(fifteen.load, run) for task, run in zip(tasks[:first], runs, strict=False)}
+    starters: dict[str, Callable[[], Learner]] = {"parent": begin, "sleep": lambda: sleeper(first)}
+    starters |= {tasks[n].name: lambda n=n: fifteen.load(instance(n)) for n in range(first)}
     for name, starter in starters.items():
         for task in NEXT[: given.next]:
             found = partial(many_jobs.reaches_competence, task=task, budget=given.steps, seed=seed)
             ledger(f"next/{task.name}/{name}", lambda start=starter, found=found: found(start()))
+    for count in given.counts if given.rivals else ():
+        part = tasks[:count]
+        makers: dict[str, Callable[[], Learner]] = {
+            name: lambda name=name, count=count: rival(name, [instance(n) for n in range(count)], begin(), seed)
+            for name in RIVALS
+        }
+        together = partial(jointly, begin(), part, given.steps, seed)
+        makers["joint training"] = partial(kept, folder / f"joint-{count}", together)
+        for name, make in makers.items():
+            ledger(f"{name} {count}", lambda make=make, part=part: scores(make(), part, asked))
 
 
 def scores(learner: Learner, tasks: Sequence[Task], asked: Callable[[Learner, Task], float]) -> dict[str, float]:
@@ -289,6 +300,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     many_jobs.ask(parser, INSTANCES)
     parser.add_argument("--counts", nargs="+", type=int, default=list(COUNTS), help="instances in a night")
+    parser.add_argument("--no-rivals", dest="rivals", action="store_false", help="leave the other methods for later")
     parser.add_argument("--next", type=int, default=len(NEXT), help="next jobs that are tried")
     given = parser.parse_args()
     if max(given.counts) > len(given.jobs):

@@ -90,8 +90,9 @@ class Live:
     size: Annotated[Size | None, _shown("{debug,small,base,large}", "(default: small)")] = None
     """Size of a fresh learner."""
     episodes: Annotated[int, _shown("N", "(default: 20; 0: none)")] = 20
-    """Attempts at every job of the day's parent, of the instance and of the night's learner: they tell who has
-    something to teach, and make a page of each night."""
+    """Attempts at every job of the day's parent, of the instance and of the night's learner: they make a page of each
+    night. The parent practises there, too, about 6,000 steps, which tells who has something to teach. 0 for live
+    systems."""
     seed: int = 0
     """Seed of a fresh learner, of the nights, and of the first instance whose seed the file does not say."""
 
@@ -113,7 +114,8 @@ class Sleep:
     steps: int = SleepConfig.steps
     """Updates of the night."""
     episodes: Annotated[int, _shown("N", "(default: 20; 0: none)")] = 20
-    """Attempts at every job of the parent, of the instance and of the one learner, to compare."""
+    """Attempts at every job of the parent, of the instance and of the one learner, to compare; and the parent practises
+    there, about 6,000 steps. 0 for live systems."""
     seed: int = 0
     """Seed of the night and of these attempts."""
 

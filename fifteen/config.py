@@ -152,7 +152,7 @@ class SleepConfig:
     ignored, and said (`checkpoint.known`): nights that are done stay, and those to come are this version's.
     """
 
-    steps: int = 4_000  # updates
+    steps: int = 2_000  # updates
     batch: int = 4  # sequences of every job in an update
     # Of the jobs that the parent teaches, as many in an update, drawn anew for each: what a night takes must not grow
     # with what is stored.

@@ -76,11 +76,10 @@ def live(
 
     days: of each, what its instances do. folder: where it holds such a life, that one goes on from where it was last
     saved, with the parent it had; days that have not begun may be others then. seed: of the nights. episodes: attempts
-    of the day's parent, of the instance and of the night's learner at every job, which say who has something to teach
-    (see `night`) and make a page of each night; 0: none, as befits jobs that are no simulators. callback(day, event):
-    days count from 1. Ctrl-C and SIGTERM let the instances, or the night, save. A day that nobody
-    finished has no night. Raises RunError where it cannot begin, CheckpointError where nothing can be
-    written.
+    of the day's parent, of the instance and of the night's learner at every job, which make a page of each night; the
+    parent practises there before it (see `night`). 0: none, as befits jobs that are no simulators. callback(day,
+    event): days count from 1. Ctrl-C and SIGTERM let the instances, or the night, save. A day that nobody finished has
+    no night. Raises RunError where it cannot begin, CheckpointError where nothing can be written.
     """
     folder = Path(folder)
     listed = [[dataclasses.asdict(one) for one in day] for day in days]

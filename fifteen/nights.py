@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from fifteen import checkpoint
 from fifteen.checkpoint import MANIFEST
 from fifteen.config import SleepConfig
 from fifteen.errors import CheckpointError, FifteenError, RunError
 from fifteen.evaluating import Practice, practise
 from fifteen.gains import gained
 from fifteen.instance import Statistics
-from fifteen.learner import Learner, learner_folder, load
+from fifteen.learner import Learner, load
 from fifteen.lessons import holds_night
 from fifteen.lived import Lived, bounds
 from fifteen.rehearsing import senses
@@ -27,7 +26,6 @@ from fifteen.report import read_record
 from fifteen.sleeping import Callback, began_as, fingerprint, last_job, sleep, unfit
 from fifteen.store import JobRecord, Store
 from fifteen.updating import Batch
-from fifteen.worker import lasting_memory
 
 SCHOOL = "school"  # in the folder of a store: learners as they left school, by their senses
 
@@ -199,7 +197,9 @@ def _remember(
         if (lived := _lived(store, records[job], wipe, steady, instance.statistics)) is not None:
             instance.lived[job] = lived
             if steady and tried is not None and tried.layout == lived.layout:
-                batch = Batch(tried.frames, tried.images, tried.decisions, _memory(Path(place), len(tried.frames)))
+                last = store.sample(None, job, 2, 1)[1][-1]  # of the memories that are held, before its last stride
+                memory = np.repeat(last[None], len(tried.frames), axis=0)
+                batch = Batch(tried.frames, tried.images, tried.decisions, memory)
                 instance.practised[job] = dataclasses.replace(lived, batch=batch)
     return [
         lived
@@ -207,13 +207,6 @@ def _remember(
         if record.id not in taught and not record.foreign
         if (lived := _lived(store, record, False, steady, store.statistics(record.id))) is not None
     ]
-
-
-def _memory(run: Path, number: int) -> np.ndarray:
-    """What the instance of a run remembers, for each of so many sequences, float32[number, memory]."""
-    arrays, _ = checkpoint.read(learner_folder(run))
-    mine = {name.removeprefix("run/"): array for name, array in arrays.items() if name.startswith("run/")}
-    return np.repeat(lasting_memory(mine)[None], number, axis=0)
 
 
 def _no_room(error: FifteenError) -> bool:

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -371,17 +371,6 @@ class Worker:
                 f"over {_REPLAY_BYTES // 10**9} GB"
             )
         return Experience(fields, **sizes)
-
-
-def lasting_memory(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    """What the first stream of a lifetime remembers, float32[memory]. arrays: see `Worker.arrays`.
-
-    While an empty memory is tried, the one that waits.
-    """
-    doubt = {name: arrays[f"{_DOUBT}{name}"] for name in ("aside", "trial", "trials") if f"{_DOUBT}{name}" in arrays}
-    if doubt and doubt["trial"][0] and doubt["trials"][0]:
-        return doubt["aside"][0]
-    return arrays["instance/memory"][0]
 
 
 def experience_shape(

@@ -265,7 +265,7 @@ def test_amalgamation_end_to_end_and_nothing_twice(tmp_path, monkeypatch, capsys
     parser = argparse.ArgumentParser()
     many_jobs.ask(parser, many_jobs.INSTANCES)
     given = parser.parse_args(["--learner", str(tmp_path / "parent"), "--jobs", *JOBS])
-    given.__dict__ |= {"steps": 700, "night": 4, "episodes": 1, "counts": [2], "next": 0}
+    given.__dict__ |= {"steps": 700, "night": 4, "episodes": 1, "counts": [2], "next": 0, "rivals": True}
     given.__dict__ |= {"results": tmp_path / "results", "runs": tmp_path / "runs"}
 
     def measured():

@@ -13,7 +13,7 @@ from small import WORK, Masked, Walk
 import fifteen
 from fifteen.jobs import open_job
 from fifteen.jobs.protocol import Tick
-from fifteen.worker import Worker, compiled, lasting_memory
+from fifteen.worker import Worker, compiled
 
 
 def new():
@@ -207,16 +207,3 @@ def test_dimensions_beyond_the_slots_are_said():
     worker = new().new_worker(wide, Walk.action_space, seed=0, learn="context")
     worker.close()
     assert any("beyond the 32 slots" in note for note in worker.notes)
-
-
-def test_what_lasts_of_a_memory_is_the_one_that_waits_while_an_empty_one_is_tried():
-    memory, aside = np.full((2, 3), 1.0, np.float32), np.full((2, 3), 2.0, np.float32)
-    plain = {"instance/memory": memory}
-    assert lasting_memory(plain).tolist() == [1.0] * 3
-
-    def doubted(trial, trials):
-        doubt = {"aside": aside, "trial": np.array([trial, False]), "trials": np.array([trials, 1])}
-        return lasting_memory(plain | {f"instance/doubt/{name}": value for name, value in doubt.items()}).tolist()
-
-    assert doubted(True, 1) == [2.0] * 3
-    assert doubted(False, 1) == doubted(True, 0) == [1.0] * 3  # the first attempt of a lifetime has no other
