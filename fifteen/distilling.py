@@ -140,16 +140,22 @@ def begin(origin: Array, config: SleepConfig, mind: MindConfig, steady: bool) ->
     return Study(jnp.copy(origin), _optimiser(config, mind, steady).init(origin))
 
 
+@jax.jit
+def some(dream: Dream, picked: Array) -> Dream:
+    """The picked sequences, int32[n]. Apart from `gradient`, which is compiled once however many there are of a job."""
+    return jax.tree.map(lambda x: x[picked], dream)
+
+
 @partial(jax.jit, static_argnames=("mind", "layout", "value_weight"))
 def gradient(
-    weights: Array, dream: Dream, picked: Array, mind: MindConfig, layout: Layout, value_weight: float
+    weights: Array, dream: Dream, mind: MindConfig, layout: Layout, value_weight: float
 ) -> tuple[Array, Array]:
-    """Of the loss of one job on the picked sequences, float32[P], and the distance to its teacher's policy, nats.
+    """Of the loss of one job on some of its sequences, float32[P], and the distance to its teacher's policy, nats.
 
-    The distance is the cross-entropy to the teacher's policy beyond the teacher's own entropy. picked: int32[batch].
+    The distance is the cross-entropy to the teacher's policy beyond the teacher's own entropy.
     """
     loss = partial(_loss, mind=mind, layout=layout, value_weight=value_weight)
-    return jax.grad(loss, has_aux=True)(weights, jax.tree.map(lambda x: x[picked], dream))
+    return jax.grad(loss, has_aux=True)(weights, dream)
 
 
 @partial(jax.jit, static_argnames=("config", "mind", "steady"))

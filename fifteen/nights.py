@@ -102,8 +102,8 @@ def night(
         best = parent or began_as(first)
         school = _school(best, (parent or first).provenance, store)
         if folder is None or not holds_night(folder):
-            practice = {place: _practised(Path(place), best, attempts, seed) if attempts else None for place in day}
-            older = _remember(day, practice, attempts, store)
+            tried = {place: _tried(Path(place), best, attempts, seed) for place in day}
+            older = _remember(day, tried, store)
     learner = sleep(
         [instance for instance, _ in day.values()],
         parent=parent,
@@ -165,21 +165,25 @@ def opening(run: Path) -> tuple[str | None, Mapping[str, Any], int | None]:
         return None, {}, None
 
 
-def _practised(run: Path, parent: Learner, attempts: int, seed: int) -> Practice | None:
-    """What the parent does on the job of a run; None where it cannot be attempted."""
+def _tried(run: Path, parent: Learner, attempts: int, seed: int) -> tuple[bool, Practice | None]:
+    """Whether an instance has something to teach, and what its parent does on its job.
+
+    True and None where nothing is to be tried, the job cannot be attempted, or the record of the day is broken.
+    """
     job, kwargs, step_limit = opening(run)
-    if job is None:
-        return None
+    if job is None or not attempts:
+        return True, None
     try:
-        return practise(parent, job, attempts=attempts, seed=seed, kwargs=kwargs, step_limit=step_limit)
+        found = practise(parent, job, attempts=attempts, seed=seed, kwargs=kwargs, step_limit=step_limit)
+        return gained(read_record(run).returns.tolist(), found.attempts.late(attempts).tolist()), found
     except FifteenError:
-        return None
+        return True, None
 
 
 def _remember(
-    day: Mapping[str, tuple[Learner, str]], practice: Mapping[str, Practice | None], attempts: int, store: Store
+    day: Mapping[str, tuple[Learner, str]], tried: Mapping[str, tuple[bool, Practice | None]], store: Store
 ) -> list[Lived]:
-    """Give every instance that teaches what the store holds of its job, and what the parent did there.
+    """Give every instance that teaches what the store holds of its job, and what its parent did there.
 
     Returns what the parent teaches.
     """
@@ -187,19 +191,17 @@ def _remember(
     steady = next(iter(day.values()))[0].work_config.steady
     taught = set()
     for place, (instance, job) in day.items():
-        tried = practice[place]
-        if tried is not None:
-            at_work, theirs = read_record(Path(place)).returns, tried.attempts.late(attempts)
-            if not gained(at_work.tolist(), theirs.tolist()):
-                continue
+        better, practice = tried[place]
+        if not better:
+            continue
         taught.add(job)
         wipe = instance.provenance["worked"][-1]["learn"] == "weights" if instance.provenance.get("worked") else False
         if (lived := _lived(store, records[job], wipe, steady, instance.statistics)) is not None:
             instance.lived[job] = lived
-            if steady and tried is not None and tried.layout == lived.layout:
-                last = store.sample(None, job, 2, 1)[1][-1]  # of the memories that are held, before its last stride
-                memory = np.repeat(last[None], len(tried.frames), axis=0)
-                batch = Batch(tried.frames, tried.images, tried.decisions, memory)
+            if steady and practice is not None and practice.layout == lived.layout:
+                last = store.sample(None, job, 2, 1)[1][-1]  # the memory before the last stride that is held
+                memory = np.repeat(last[None], len(practice.frames), axis=0)
+                batch = Batch(practice.frames, practice.images, practice.decisions, memory)
                 instance.practised[job] = dataclasses.replace(lived, batch=batch)
     return [
         lived
