@@ -56,7 +56,6 @@ class Learner:
         self.statistics = statistics
         self.provenance = provenance or {}
         self.lived: dict[str, Lived] = {}  # by job: what the latest lifetime on it leaves for the night
-        self.practised: dict[str, Lived] = {}  # by job: what others lived on it, for this one to say what it would do
         self._worker: Worker | None = None
         self._moment: Moment | None = None
         self._reward: float | None = None  # what the last action brought; None: the next `act` begins an attempt

@@ -29,6 +29,8 @@ class Lived:
     wipe: bool  # the memory was wiped after every attempt
     statistics: Statistics  # of the instance, at the end
     batch: Batch  # [n, one of LENGTHS, ...]
+    # What another lived on the job, [n, rows, ...]: who learned it says what it would do there, too, with that memory.
+    practice: Batch | None = None
 
 
 def bounds(available: Callable[[int], int], steady: bool) -> tuple[int, int] | None:

@@ -202,7 +202,7 @@ def _remember(
                 last = store.sample(None, job, 2, 1)[1][-1]  # the memory before the last stride that is held
                 memory = np.repeat(last[None], len(practice.frames), axis=0)
                 batch = Batch(practice.frames, practice.images, practice.decisions, memory)
-                instance.practised[job] = dataclasses.replace(lived, batch=batch)
+                instance.lived[job] = dataclasses.replace(lived, practice=batch)
     return [
         lived
         for record in records.values()

@@ -73,12 +73,12 @@ def sleep(
 ) -> Learner:
     """One learner out of several that began as the same one and worked on different jobs. None of them is changed.
 
-    instances: each with what it lived (`Learner.lived`, which `fifteen.work` leaves), and with what others lived on its
-    job where it is to say what it would do there (`Learner.practised`, see `nights.night`). parent: what they began as;
-    by default what their weights say it was. older: what the parent teaches: what was lived on earlier days, or on this
-    one by an instance that learned nothing by it. school: the learner as it left school, who teaches school in a night
-    of steady minds that were schooled; by default their parent does. weights_only: merge the weights and read nothing
-    that was lived; there need be nothing. callback: called about a hundred times in a night; a true answer stops it.
+    instances: each with what it lived (`Learner.lived`, which `fifteen.work` leaves), and, where it is to say what it
+    would do there, with what others lived on its job (`Lived.practice`, see `nights.night`). parent: what they began
+    as; by default what their weights say it was. older: what the parent teaches: what was lived on earlier days, or on
+    this one by an instance that learned nothing by it. school: the learner as it left school, who teaches school in a
+    night of steady minds that were schooled; by default their parent does. weights_only: merge the weights and read
+    nothing that was lived; there need be nothing. callback: called about a hundred times in a night; a true answer stops it.
 
     run: a folder in which the night is saved every 20 s and when callback, Ctrl-C or SIGTERM stop it. Where it holds
     the night of these instances, parent, seed and config, that one goes on, exactly, with the lessons that it has.
@@ -310,7 +310,11 @@ def _opened(
 
 def _lessons(origin: Array, instances: Sequence[Learner], older: Sequence[Lived]) -> list[Lesson]:
     found = [Lesson(lived, one.state.weights, False) for one in instances for lived in one.lived.values()]
-    practised = [Lesson(lived, one.state.weights, False, True) for one in instances for lived in one.practised.values()]
+    practised = [
+        dataclasses.replace(lesson, lived=dataclasses.replace(lesson.lived, batch=practice), practised=True)
+        for lesson in found
+        if (practice := lesson.lived.practice) is not None
+    ]
     if not found and not older:
         raise RunError(
             "nothing was lived: the instances have no experience; let them work with learn='weights' or 'both', or "
