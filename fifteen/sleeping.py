@@ -78,7 +78,8 @@ def sleep(
     as; by default what their weights say it was. older: what the parent teaches: what was lived on earlier days, or on
     this one by an instance that learned nothing by it. school: the learner as it left school, who teaches school in a
     night of steady minds that were schooled; by default their parent does. weights_only: merge the weights and read
-    nothing that was lived; there need be nothing. callback: called about a hundred times in a night; a true answer stops it.
+    nothing that was lived; there need be nothing. callback: called about a hundred times in a night; a true answer
+    stops it.
 
     run: a folder in which the night is saved every 20 s and when callback, Ctrl-C or SIGTERM stop it. Where it holds
     the night of these instances, parent, seed and config, that one goes on, exactly, with the lessons that it has.
