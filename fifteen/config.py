@@ -153,7 +153,7 @@ class SleepConfig:
     """
 
     steps: int = 2_000  # updates
-    batch: int = 4  # sequences of every job in an update
+    batch: int = 4  # sequences of every lesson in an update; a job has one, or two where its parent practised it
     # Of the jobs that the parent teaches, as many in an update, drawn anew for each: what a night takes must not grow
     # with what is stored.
     rehearsed: int = 8

@@ -141,7 +141,7 @@ def begin(origin: Array, config: SleepConfig, mind: MindConfig, steady: bool) ->
 
 
 @jax.jit
-def some(dream: Dream, picked: Array) -> Dream:
+def drawn(dream: Dream, picked: Array) -> Dream:
     """The picked sequences, int32[n]. Apart from `gradient`, which is compiled once however many there are of a job."""
     return jax.tree.map(lambda x: x[picked], dream)
 
@@ -150,7 +150,7 @@ def some(dream: Dream, picked: Array) -> Dream:
 def gradient(
     weights: Array, dream: Dream, mind: MindConfig, layout: Layout, value_weight: float
 ) -> tuple[Array, Array]:
-    """Of the loss of one job on some of its sequences, float32[P], and the distance to its teacher's policy, nats.
+    """Of the loss of one lesson on some of its sequences, float32[P], and the distance to its teacher's policy, nats.
 
     The distance is the cross-entropy to the teacher's policy beyond the teacher's own entropy.
     """
@@ -168,7 +168,7 @@ def learn(
     steady: bool,
     school: Array | None = None,
 ) -> Study:
-    """One update by the mean of the jobs' gradients, each float32[P], and the pull toward the origin.
+    """One update by the mean of the lessons' gradients, each float32[P], and the pull toward the origin.
 
     school: the gradient of school, see `rehearsing`; it counts as much as `config.rehearsed` jobs.
     """
@@ -318,9 +318,9 @@ def weighed(sums: tuple[Array, Array, Array, Array], value_weight: float) -> tup
 def picked(
     seed: int, step: int, available: Sequence[int], rehearsed: Sequence[bool], config: SleepConfig
 ) -> dict[int, np.ndarray]:
-    """What the update number `step` learns from: of some jobs, by number, which sequences, int32[config.batch].
+    """What the update number `step` learns from: of some lessons, by number, which sequences, int32[config.batch].
 
-    available: how many sequences each job has. rehearsed: which jobs the parent teaches; of these
+    available: how many sequences each lesson has. rehearsed: which ones the parent teaches; of these
     `config.rehearsed` are drawn, of the others all. It depends on seed and step alone, so that a night which goes on
     needs no generator's state.
     """

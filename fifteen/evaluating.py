@@ -22,7 +22,7 @@ from fifteen.recorder import Recorder
 from fifteen.worker import Worker
 
 LIFETIMES = 6  # of a practice
-ROWS = 1_024  # of each of them that are kept
+ROWS = 1_024  # of each of them that are kept, as a rule
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,13 @@ class Evaluation:
 @final
 @dataclass(frozen=True)
 class Practice:
-    """A few first days on a job: `LIFETIMES` of them, the first `ROWS` rows of each."""
+    """A few first days on a job: `LIFETIMES` of them, the first rows of each."""
 
     attempts: Evaluation
     layout: Layout
-    frames: np.ndarray  # float32[LIFETIMES, ROWS, percept]
-    images: np.ndarray | None  # uint8[LIFETIMES, ROWS, 32, 32, 3]
-    decisions: np.ndarray  # float32[LIFETIMES, ROWS, decision]
+    frames: np.ndarray  # float32[LIFETIMES, rows, percept]
+    images: np.ndarray | None  # uint8[LIFETIMES, rows, 32, 32, 3]
+    decisions: np.ndarray  # float32[LIFETIMES, rows, decision]
 
 
 def evaluate(
@@ -86,7 +86,7 @@ def evaluate(
         return bool((ended >= due).all())
 
     how = {"seed": seed, "lifetimes": lifetimes, "num_envs": num_envs, "kwargs": kwargs, "step_limit": step_limit}
-    found, _, _ = _lived(learner, job, enough, **how)
+    found, _, _ = _side_by_side(learner, job, enough, **how)
     rank = [int(np.sum(found.lifetimes[:n] == number)) for n, number in enumerate(found.lifetimes)]
     counts = np.array(rank, np.int64) < due[found.lifetimes]  # a lifetime that is quicker than others goes on meanwhile
     return Evaluation(found.returns[counts], found.lengths[counts], found.lifetimes[counts])
@@ -98,33 +98,34 @@ def practise(
     *,
     attempts: int,
     seed: int,
+    rows: int = ROWS,
     kwargs: Mapping[str, Any] | None = None,
     step_limit: int | None = None,
 ) -> Practice:
     """`LIFETIMES` first days of a learner on a job, side by side: a fresh memory each, no weight updates.
 
-    They go on until each has `ROWS` rows, and has finished its share of so many attempts, at least one. The learner
+    They go on until each has so many rows, and has finished its share of so many attempts, at least one. The learner
     stays as it is. Raises as `work` does, and KeyboardInterrupt where Ctrl-C or SIGTERM end it.
     """
-    kept: dict[str, np.ndarray] = {}  # name -> [LIFETIMES, ROWS, ...]
+    kept: dict[str, np.ndarray] = {}  # name -> [LIFETIMES, rows, ...]
     filled = np.zeros(LIFETIMES, np.int64)
 
     def enough(worker: Worker, active: np.ndarray, ended: np.ndarray) -> bool:
-        takes = np.flatnonzero(active & (filled < ROWS))
-        for name, rows in worker.rows.items():
-            kept.setdefault(name, np.zeros((LIFETIMES, ROWS, *rows.shape[1:]), rows.dtype))
-            kept[name][takes, filled[takes]] = rows[takes]
+        takes = np.flatnonzero(active & (filled < rows))
+        for name, latest in worker.rows.items():
+            kept.setdefault(name, np.zeros((LIFETIMES, rows, *latest.shape[1:]), latest.dtype))
+            kept[name][takes, filled[takes]] = latest[takes]
         filled[takes] += 1
-        return bool((filled == ROWS).all() and (ended >= max(1, -(-attempts // LIFETIMES))).all())
+        return bool((filled == rows).all() and (ended >= max(1, -(-attempts // LIFETIMES))).all())
 
     how = {"seed": seed, "lifetimes": LIFETIMES, "num_envs": 1, "kwargs": kwargs, "step_limit": step_limit}
-    found, layout, interrupted = _lived(learner, job, enough, **how)
+    found, layout, interrupted = _side_by_side(learner, job, enough, **how)
     if interrupted:
         raise KeyboardInterrupt
     return Practice(found, layout, kept["frame"], kept.get("image"), kept["decision"])
 
 
-def _lived(
+def _side_by_side(
     learner: Learner,
     job: Any,
     enough: Callable[[Worker, np.ndarray, np.ndarray], bool],

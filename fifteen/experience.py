@@ -286,6 +286,19 @@ def chosen(generator: np.random.Generator | None, number: int, batch: int) -> np
     return np.linspace(0, number - 1, batch).round().astype(np.int64)
 
 
+def latest_memory(folder: Path, index: Mapping[str, Any]) -> np.ndarray:
+    """The memory before the last stride that was saved, float32[memory_size]; of several streams, that of the last.
+
+    folder, index: as for `Experience.load`. Raises CheckpointError where there is none, or its segment is not sound.
+    """
+    for segment in reversed(index["segments"]):
+        path = folder / segment["file"]
+        memory = unpack(read_verified(path, size=segment["bytes"], sha256=segment["sha256"]), path)["memory"]
+        if len(memory):  # a segment may end before its first stride begins
+            return memory[-1]
+    raise CheckpointError(f"{folder} holds no memory: nothing was saved there; use another run")
+
+
 def _touched(shape: tuple[int, ...], dtype: str) -> np.ndarray:
     """An array of zeros whose pages are all in memory now (np.zeros would take them as they are first written)."""
     array = np.empty(shape, dtype)

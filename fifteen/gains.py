@@ -60,10 +60,10 @@ def fell(before: Sequence[float], after: Sequence[float], level: float = LEVEL) 
 
 
 def gained(at_work: Sequence[float], parent: Sequence[float]) -> bool:
-    """Whether the last attempts of a day are probably better than what the parent, with its memory alone, comes to.
+    """Whether the last attempts of a day are probably better than what the parent comes to with its memory alone.
 
-    at_work: returns of the day's attempts in their order. parent: of late attempts of its lifetimes, for it learns in
-    context, too. True where there are too few to tell.
+    at_work: returns of the day's attempts in their order. parent: of late attempts of the first days that it lived, for
+    it learns in context, too. True where there are too few to tell.
     """
     late = at_work[-max(_FEWEST, round(_LATE * len(at_work))) :]
     return min(len(late), len(parent)) < 2 or fell(late, parent, _LIKELY)

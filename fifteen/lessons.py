@@ -40,7 +40,7 @@ class Lesson:
     lived: Lived
     teacher: Array  # float32[P], weights
     older: bool  # the parent teaches it, and reads it as on a first day: of an earlier day, or nothing was gained
-    practised: bool = False  # another lived it than who teaches it
+    practised: bool = False  # it is what the parent lived before the night, and an instance teaches it
 
     def dream(self, mind: MindConfig, work: WorkConfig) -> Dream:
         lived, statistics = self.lived, jax.tree.map(jnp.asarray, self.lived.statistics)
@@ -124,7 +124,7 @@ def resumed(folder: Path, about: Mapping[str, Any], study: Study) -> tuple[Begun
             "folder, or delete this one, and begin it anew"
         )
     restored = jax.tree.map_with_path(lambda path, _: jnp.asarray(arrays[jax.tree_util.keystr(path)]), study)
-    jobs, older, practised = (tuple(manifest.get(kind, ())) for kind in ("jobs", "older", "practised"))
+    jobs, older, practised = tuple(manifest["jobs"]), tuple(manifest["older"]), tuple(manifest.get("practised", ()))
     return Begun(manifest["id"], asked, jobs, older, practised, manifest["step"], manifest["seconds"]), restored
 
 

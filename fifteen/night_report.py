@@ -222,7 +222,7 @@ def _notes(told: Mapping[str, Any]) -> str:
 
 
 def _settings(told: Mapping[str, Any]) -> str:
-    night = {key: value for key, value in told["night"].items() if key not in ("jobs", "older")}
+    night = {key: value for key, value in told["night"].items() if key not in ("jobs", "older", "practised")}
     groups = (("night", flat(night)), ("attempts", flat({k: v for k, v in told["asked"].items() if k != "sleeper"})))
     inner = "".join(
         f'<div class="group"><h3>{title}</h3><dl>{definitions(pairs)}</dl></div>' for title, pairs in groups

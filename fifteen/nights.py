@@ -12,13 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from fifteen import checkpoint
 from fifteen.checkpoint import MANIFEST
 from fifteen.config import SleepConfig
 from fifteen.errors import CheckpointError, FifteenError, RunError
-from fifteen.evaluating import Practice, practise
+from fifteen.evaluating import ROWS, Practice, evaluate, practise
+from fifteen.experience import latest_memory
 from fifteen.gains import gained
 from fifteen.instance import Statistics
-from fifteen.learner import Learner, load
+from fifteen.learner import Learner, learner_folder, load
 from fifteen.lessons import holds_night
 from fifteen.lived import Lived, bounds
 from fifteen.rehearsing import senses
@@ -66,11 +68,12 @@ def night(
     it does not have that, the parent teaches. store: None where no experience may be read: then the weights alone are
     merged, and runs may be folders of learners.
 
-    attempts: of the parent at the job of every run, at least, in a few lifetimes with a fresh memory each. Where an
-    instance's last attempts by day were not likely better, it has nothing to teach: its job, too, the parent teaches,
-    so that the night spoils nothing that could be done before. Where they were, a steady instance also says what it
-    would do in the parent's place (`evaluating.practise`). 0, as befits jobs that are no simulators: nothing is tried
-    and every instance teaches, as it does where its job cannot be attempted.
+    attempts: of the parent at the job of every run, at least, in a few lifetimes with a fresh memory each, or in one
+    where the job cannot be had several times. Where an instance's last attempts by day were not likely better than the
+    later half of these, it has nothing to teach: its job, too, the parent teaches, so that the night spoils nothing
+    that could be done before. Where they were, a steady instance also says what it would do in the parent's place
+    (`evaluating.practise`). 0, as befits jobs that are no simulators: nothing is tried and every instance teaches, as
+    it does where its job cannot be attempted.
 
     run, stopped, callback: as for `sleep`; a night that goes on does so with the lessons that it began with. Raises
     RunError where no run is left, StoreError or CheckpointError where the store's disk is full, and CheckpointError
@@ -102,7 +105,7 @@ def night(
         best = parent or began_as(first)
         school = _school(best, (parent or first).provenance, store)
         if folder is None or not holds_night(folder):
-            tried = {place: _tried(Path(place), best, attempts, seed) for place in day}
+            tried = _tried(day, best, attempts, seed, stopped) if attempts else dict.fromkeys(day, (True, None))
             older = _remember(day, tried, store)
     learner = sleep(
         [instance for instance, _ in day.values()],
@@ -165,19 +168,54 @@ def opening(run: Path) -> tuple[str | None, Mapping[str, Any], int | None]:
         return None, {}, None
 
 
-def _tried(run: Path, parent: Learner, attempts: int, seed: int) -> tuple[bool, Practice | None]:
-    """Whether an instance has something to teach, and what its parent does on its job.
+def _tried(
+    day: Mapping[str, tuple[Learner, str]],
+    parent: Learner,
+    attempts: int,
+    seed: int,
+    stopped: threading.Event | None,
+) -> dict[str, tuple[bool, Practice | None]]:
+    """By run: whether its instance has something to teach, and what the parent does on its job.
 
-    True and None where nothing is to be tried, the job cannot be attempted, or the record of the day is broken.
+    True where that cannot be told, None where the parent cannot practise. Each job is tried once.
     """
-    job, kwargs, step_limit = opening(run)
-    if job is None or not attempts:
-        return True, None
+    made: dict[str, tuple[Sequence[float], Practice | None]] = {}
+    tried = {}
+    for place in day:
+        if stopped is not None and stopped.is_set():
+            raise KeyboardInterrupt
+        job, kwargs, step_limit = opening(Path(place))
+        key = json.dumps([job, kwargs, step_limit], sort_keys=True)
+        if key not in made:
+            made[key] = ([], None) if job is None else _attempted(parent, job, attempts, seed, kwargs, step_limit)
+        theirs, practice = made[key]
+        try:
+            at_work = read_record(Path(place)).returns.tolist()
+        except RunError:
+            at_work = []
+        tried[place] = gained(at_work, theirs), practice
+    return tried
+
+
+def _attempted(
+    parent: Learner, job: str, attempts: int, seed: int, kwargs: Mapping[str, Any], step_limit: int | None
+) -> tuple[Sequence[float], Practice | None]:
+    """Returns of late attempts of the parent at a job, and its practice; none where they cannot be made."""
+    # Other ones than those by which the night is judged.
+    how: dict[str, Any] = {"seed": int(np.random.SeedSequence((seed, 1)).generate_state(1)[0])}
+    how |= {"kwargs": kwargs, "step_limit": step_limit}
     try:
-        found = practise(parent, job, attempts=attempts, seed=seed, kwargs=kwargs, step_limit=step_limit)
-        return gained(read_record(run).returns.tolist(), found.attempts.late(attempts).tolist()), found
+        practice = practise(parent, job, attempts=attempts, rows=ROWS if parent.work_config.steady else 0, **how)
+        return practice.attempts.late(attempts).tolist(), practice
     except FifteenError:
-        return True, None
+        pass  # it may be one that cannot be had several times
+    try:
+        found = evaluate(parent, job, episodes=attempts, **how)
+    except FifteenError:
+        return [], None
+    if len(found.returns) < attempts:  # only an interruption ends it earlier
+        raise KeyboardInterrupt
+    return found.late(attempts).tolist(), None
 
 
 def _remember(
@@ -199,8 +237,7 @@ def _remember(
         if (lived := _lived(store, records[job], wipe, steady, instance.statistics)) is not None:
             instance.lived[job] = lived
             if steady and practice is not None and practice.layout == lived.layout:
-                last = store.sample(None, job, 2, 1)[1][-1]  # the memory before the last stride that is held
-                memory = np.repeat(last[None], len(practice.frames), axis=0)
+                memory = np.repeat(_last_memory(Path(place))[None], len(practice.frames), axis=0)
                 batch = Batch(practice.frames, practice.images, practice.decisions, memory)
                 instance.lived[job] = dataclasses.replace(lived, practice=batch)
     return [
@@ -209,6 +246,12 @@ def _remember(
         if record.id not in taught and not record.foreign
         if (lived := _lived(store, record, False, steady, store.statistics(record.id))) is not None
     ]
+
+
+def _last_memory(run: Path) -> np.ndarray:
+    """What the instance of a run remembered before its last stride, float32[memory]."""
+    _, manifest = checkpoint.read(learner_folder(run))
+    return latest_memory(run / "experience", manifest["experience"])
 
 
 def _no_room(error: FifteenError) -> bool:

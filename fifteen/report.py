@@ -46,7 +46,7 @@ class Record:
 
 
 def read_record(run_folder: Path) -> Record:
-    """Read a run's metrics.jsonl. RunError if it is missing or a line of it is not JSON.
+    """Read a run's metrics.jsonl. RunError if it is missing or cannot be read, or a line of it is not one of a run.
 
     A last line that a killed process did not finish is left out.
     """
@@ -56,13 +56,20 @@ def read_record(run_folder: Path) -> Record:
     names = ("step", "return", "length", "expected", "discounted", "surprise")
     columns: dict[str, list[float]] = {name: [] for name in names}
     job, last, step, time_s = "", {}, 0, 0.0
-    for at, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} cannot be read: {error}; restore it from a copy") from error
+    for at, line in enumerate(lines, start=1):
         try:
             entry = json.loads(line)
         except json.JSONDecodeError as error:
             if not line.endswith("\n"):
                 break
             raise RunError(f"{path}, line {at}, is not JSON: {line[:60]!r}") from error
+        known = isinstance(entry, dict) and "kind" in entry
+        if not known or (entry["kind"] == "attempt" and not entry.keys() >= {*names}):
+            raise RunError(f"{path}, line {at}, is none that a run wrote: {line[:60]!r}")
         if entry["kind"] == "attempt":
             for name in names:
                 value = entry[name]

@@ -27,7 +27,7 @@ from jax import Array
 from fifteen import lessons as desk
 from fifteen.checkpoint import FolderLock
 from fifteen.config import MindConfig, SleepConfig
-from fifteen.distilling import Study, begin, gradient, learn, picked, some
+from fifteen.distilling import Study, begin, drawn, gradient, learn, picked
 from fifteen.errors import RunError
 from fifteen.instance import new_statistics
 from fifteen.interrupting import interruptible
@@ -247,7 +247,7 @@ def _night(
         while step < steps and not stop:
             told = {
                 n: gradient(
-                    study.weights, some(dreams[n], jnp.asarray(rows)), mind, found[n].lived.layout, config.value_weight
+                    study.weights, drawn(dreams[n], jnp.asarray(rows)), mind, found[n].lived.layout, config.value_weight
                 )
                 for n, rows in picked(seed, step, available, rehearsed, config).items()
             }

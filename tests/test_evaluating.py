@@ -1,10 +1,14 @@
 """Frozen copies on a job: the learner stays as it was, attempts are spread over lifetimes, practice leaves its rows."""
 
 import json
+import os
+import signal
 
+import gymnasium as gym
 import jax
 import numpy as np
 import pytest
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from small import WORK, Drift, Walk
 
 import fifteen
@@ -53,6 +57,23 @@ def test_lifetimes_without_attempts_are_refused(lifetimes):
         fifteen.evaluate(new(), Walk, episodes=2, lifetimes=lifetimes)
 
 
+class Pictures(Walk):
+    """Walk that shows a picture of its step."""
+
+    observation_space = gym.spaces.Box(0, 255, (32, 32, 3), np.uint8)
+
+    def _shown(self):
+        return np.full((32, 32, 3), 7 * self._steps % 256, np.uint8)
+
+    def reset(self, *, seed=None, options=None):
+        _, info = super().reset(seed=seed, options=options)
+        return self._shown(), info
+
+    def step(self, action):
+        _, *others = super().step(action)
+        return self._shown(), *others
+
+
 def test_the_later_half_of_every_lifetime_counts():
     lifetimes = np.array([0, 1, 0, 0, 1, 0, 2])
     told = Evaluation(np.arange(7.0), np.ones(7, np.int64), lifetimes)
@@ -79,6 +100,39 @@ def test_practice_leaves_the_rows_of_first_days_and_their_attempts():
         returns = one.attempts.returns[one.attempts.lifetimes == number]
         np.testing.assert_array_equal(returns[: len(totals)], totals)
     assert (one.frames[0] != one.frames[1]).any()
+
+
+def test_practice_with_images_and_with_streams_that_rest():
+    def pictures():
+        return Pictures()
+
+    image = practise(new(), pictures, attempts=1, seed=0, rows=40)
+    assert image.images is not None and image.images.shape == (LIFETIMES, 40, 32, 32, 3)
+    assert image.images.any()
+    # A vector environment rests in the streams that have ended while others do not.
+    mode = AutoresetMode.NEXT_STEP
+    vector = practise(
+        new(), lambda: SyncVectorEnv([Walk] * LIFETIMES, autoreset_mode=mode), attempts=1, seed=0, rows=40
+    )
+    percepts = jax.vmap(jax.vmap(lambda frame: vector.layout.percept(frame, None)))(vector.frames)
+    assert (vector.frames[..., vector.layout.slots + 7] == 1.0).all()  # rows of streams that were active only
+    assert bool(percepts.first[:, 0].all())
+
+
+def test_practice_that_is_interrupted_says_so_and_an_evaluation_has_fewer_attempts():
+    class Ending(Walk):
+        taken = 0
+
+        def step(self, action):
+            Ending.taken += 1
+            if Ending.taken == 30:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().step(action)
+
+    with pytest.raises(KeyboardInterrupt):
+        practise(new(), Ending, attempts=1, seed=0)
+    Ending.taken = 0
+    assert 0 < len(fifteen.evaluate(new(), Ending, episodes=500).returns) < 500
 
 
 def test_practice_goes_on_until_there_are_enough_attempts():

@@ -175,3 +175,22 @@ def test_what_cannot_be_opened_says_why():
     ]:
         with pytest.raises(JobError, match=text):
             open_job(job, **options)
+
+
+def test_what_was_made_is_closed_where_it_cannot_be_had_often_enough():
+    made, closed = [], []
+
+    class Counted(CartPoleEnv):
+        def close(self):
+            closed.append(self)
+            super().close()
+
+    def make():
+        if len(made) == 2:
+            raise RuntimeError("only two licences")
+        made.append(Counted())
+        return made[-1]
+
+    with pytest.raises(JobError, match="only two licences"):
+        open_job(make, num_envs=3)
+    assert closed == made

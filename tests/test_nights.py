@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,12 @@ import pytest
 from rich.console import Console
 
 import fifteen
-from fifteen import judging, night_command, nights
+from fifteen import checkpoint, judging, night_command, nights
 from fifteen.cli import main
 from fifteen.config import SleepConfig
 from fifteen.errors import CheckpointError, JobError, RunError
-from fifteen.evaluating import Evaluation, practise
+from fifteen.evaluating import LIFETIMES, ROWS, Evaluation, practise
+from fifteen.experience import latest_memory
 from fifteen.gains import fell, gained, mean, share_kept
 from fifteen.judging import Attempts, Case, cases, judge
 from fifteen.night_report import read_history, shown, write_night_report
@@ -104,7 +106,7 @@ def test_a_night_goes_on_with_the_lessons_that_it_began_with(runs, tmp_path):
 def test_where_an_instance_is_no_better_the_parent_teaches(runs, tmp_path, monkeypatch):
     parent, tried = fifteen.new("debug", seed=0), []
 
-    def perfect(learner, job, *, attempts, seed, kwargs, step_limit):
+    def perfect(learner, job, *, attempts, seed, rows, kwargs, step_limit):
         tried.append(job)
         assert (np.array(learner.state.weights) == np.array(parent.state.weights)).all() and attempts == 10
         if job == JOBS[1]:
@@ -113,6 +115,7 @@ def test_where_an_instance_is_no_better_the_parent_teaches(runs, tmp_path, monke
         return dataclasses.replace(practise(learner, job, attempts=1, seed=seed), attempts=made)
 
     monkeypatch.setattr(nights, "practise", perfect)
+    monkeypatch.setattr(nights, "evaluate", refuse)
     with Store(tmp_path / "store") as store:
         told = night(runs, store, config=NIGHT, attempts=10)
     assert tuple(tried) == told.jobs == JOBS and told.untaught == (JOBS[0],) and told.older == ()
@@ -141,6 +144,56 @@ def test_a_steady_instance_says_what_it_would_do_where_its_parent_practised(tmp_
         assert (np.array(done.state.weights) == np.array(whole.state.weights)).all()
         slept = night([run], store, config=NIGHT, attempts=4).learner
     assert fifteen.evaluate(slept, JOBS[0], episodes=40).mean > 0.9
+
+
+def test_a_job_that_can_be_had_once_only_is_tried_without_practice(runs, tmp_path, monkeypatch):
+    asked = []
+
+    def refused(learner, job, **how):
+        raise JobError("one licence only")
+
+    def poor(learner, job, *, episodes, seed, kwargs, step_limit):
+        asked.append(job)
+        return Evaluation(np.zeros(episodes), np.ones(episodes, np.int64), np.zeros(episodes, np.int64))
+
+    monkeypatch.setattr(nights, "practise", refused)
+    monkeypatch.setattr(nights, "evaluate", poor)
+    with Store(tmp_path / "store") as store:
+        told = night([*runs, runs[0]], store, config=SleepConfig(steps=1), attempts=10)
+    assert asked == list(JOBS)  # each once
+    assert told.untaught == () and told.learner.provenance["slept"][0]["practised"] == []
+
+
+def test_a_night_that_is_stopped_before_its_practice_is_over_makes_no_learner(runs, tmp_path):
+    stopped = threading.Event()
+    stopped.set()
+    with Store(tmp_path / "store") as store, pytest.raises(KeyboardInterrupt):
+        night(runs, store, config=SleepConfig(steps=1), attempts=10, stopped=stopped)
+
+
+def test_practice_is_read_with_the_memory_of_the_run_itself(tmp_path):
+    work = dataclasses.replace(fifteen.new("debug").work_config, steady=True)
+    places = [tmp_path / "a", tmp_path / "b"]
+    for seed, place in enumerate(places):
+        fifteen.work(fifteen.new("debug", seed=0, work=work), JOBS[0], steps=300, seed=seed, run=place)
+    given = []
+
+    def asleep(instances, **_):
+        given.extend(instances)
+        raise RunError("asleep")
+
+    with pytest.MonkeyPatch.context() as patch, Store(tmp_path / "store") as store:
+        patch.setattr(nights, "sleep", asleep)
+        patch.setattr(nights, "gained", lambda at_work, parent: True)
+        with pytest.raises(RunError, match="asleep"):
+            night(places, store, attempts=4)
+    for place, instance in zip(places, given, strict=True):
+        (lived,) = instance.lived.values()
+        _, manifest = checkpoint.read(place / "learner")
+        last = latest_memory(place / "experience", manifest["experience"])
+        assert lived.practice is not None and lived.practice.frames.shape[:2] == (LIFETIMES, ROWS)
+        np.testing.assert_array_equal(lived.practice.memory, np.repeat(last[None], LIFETIMES, axis=0))
+    assert (given[0].lived[JOBS[0]].practice.memory != given[1].lived[JOBS[0]].practice.memory).any()
 
 
 def test_the_command_after_a_day_without_updates(tmp_path, capsys):

@@ -176,6 +176,18 @@ def test_a_line_that_is_not_json_is_named(tmp_path):
         read_record(folder)
 
 
+@pytest.mark.parametrize("line", ["3", "[]", '{"step": 1}', '{"kind": "attempt", "step": 1}'])
+def test_a_line_that_no_run_wrote_is_named(tmp_path, line):
+    folder = run_folder(tmp_path / "run", [attempt(0)])
+    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+    with pytest.raises(RunError, match="line [0-9]+, is none that a run wrote"):
+        read_record(folder)
+    (folder / "metrics.jsonl").write_bytes(b"\xff\xfe")
+    with pytest.raises(RunError, match="cannot be read"):
+        read_record(folder)
+
+
 def test_a_folder_that_is_no_run(tmp_path):
     with pytest.raises(RunError, match="not the folder of a run: it has no config.json"):
         write_report(tmp_path)

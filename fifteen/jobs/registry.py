@@ -239,7 +239,13 @@ def _at_work(made: Any, make: Callable[[], Any] | None, job_id: str, num_envs: i
                 f"one environment cannot be {num_envs} streams; pass a factory of {job_id} (a "
                 "callable that makes a new environment) or its id"
             )
-        envs += [make() for _ in range(num_envs - 1)]
+        try:
+            for _ in range(num_envs - 1):
+                envs.append(make())
+        except JobError:
+            for env in envs:
+                env.close()
+            raise
         if len({id(env) for env in envs}) < num_envs:
             raise JobError(f"the factory {job_id} must make a new environment at every call")
     return GymnasiumStream(envs, job_id=job_id, make=make, step_limit=step_limit)
