@@ -238,7 +238,8 @@ def _remember(
             instance.lived[job] = lived
             if steady and practice is not None and practice.layout == lived.layout:
                 memory = np.repeat(_last_memory(Path(place))[None], len(practice.frames), axis=0)
-                batch = Batch(practice.frames, practice.images, practice.decisions, memory)
+                rows: tuple[Any, ...] = practice.frames, practice.images, practice.decisions, memory
+                batch = Batch(*rows)
                 instance.lived[job] = dataclasses.replace(lived, practice=batch)
     return [
         lived

@@ -106,7 +106,7 @@ def sleep(
         teacher = _school(school, origin, parent, instances[0], config)
         begun, weights = _night(origin, instances, older, teacher, config, seed, folder, stopped, callback)
         jobs = begun.jobs[: len(begun.jobs) - len(begun.practised)]  # those of practice are the last
-        told = {"jobs": list(jobs), "older": list(begun.older), "practised": list(begun.practised)}
+        told: dict[str, Any] = {"jobs": list(jobs), "older": list(begun.older), "practised": list(begun.practised)}
         told["steps"] = _updates(begun, config)
         told |= {"steps_done": begun.step, "school": bool(_rehearses(begun) and told["steps"])}
         began -= begun.seconds
