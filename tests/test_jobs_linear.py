@@ -19,7 +19,7 @@ def test_random_linear_systems():
         costs = np.diag(job.weights), job.effort * np.eye(1)
         p = solve_discrete_are(job.a, job.b, *costs)
         gain = np.linalg.solve(costs[1] + job.b.T @ p @ job.b, job.b.T @ p @ job.a)
-        np.testing.assert_allclose(job.gain, gain, atol=0.02)
+        np.testing.assert_allclose(job.gain, gain, rtol=1e-3, atol=0.02)  # float32 against float64; gains up to 65
         np.testing.assert_allclose(job.a @ job.target + job.b @ job.hold, job.target, atol=1e-3)
     radius = np.abs(np.linalg.eigvals(np.asarray(jobs.a))).max(axis=1).reshape(-1, kinds)
     assert (radius[:, family.templates.index("stable")] < 0.97).all()
