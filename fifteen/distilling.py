@@ -20,7 +20,7 @@ from fifteen.model import Model, unravel
 from fifteen.updating import Batch
 
 ROWS = 64  # of what counts as a sequence where rows need no order
-_SHORTER = (512, 64, 8)  # rows of the shorter first days that are read beside the longest ones
+_SHORTER = (512, 64)  # rows of the shorter first days that are read beside the longest ones
 VALUED = 4  # values are learned at one of so many rows: they take most of an update and weigh least
 
 
@@ -71,8 +71,7 @@ def dream(
     every attempt. It says what it says with the memory and the statistics it had, or, `first_day`, with those of the
     very first days that are read. There are n of L / 2 rows. Where `work.steady` the sleeper's senses and memory are
     the teacher's, so that first days may be long: an update is one of single rows, and unrolls nothing. Then as many
-    rows are of shorter ones, which begin anywhere: who fails at a first day's beginning, which is rare among its rows,
-    gets no further.
+    rows are of shorter ones, for who fails at a first day's beginning, which is rare among its rows, gets no further.
     """
     teacher = unravel(weights, mind)
     empty = jnp.zeros(mind.memory_size)
@@ -106,19 +105,18 @@ def dream(
     if not work.steady:
         return longest
     lengths = [length for length in _SHORTER if length < rows // 2]
-    shorter = []
-    for length in lengths:
-        least = max(length, ROWS)  # rows that are whole sequences of ROWS
-        number = sequences * rows // (2 * len(lengths) * least) * (least // length)
-        shorter.append(jax.vmap(partial(reading, length))(*_places(jnp.ones_like(first), length, number)))
+    counts = [sequences * rows // (2 * len(lengths) * length) for length in lengths]
+    shorter = [
+        jax.vmap(partial(reading, length))(*_places(first, length, n))
+        for length, n in zip(lengths, counts, strict=True)
+    ]
     return _mixed([longest, *shorter])
 
 
 def _places(first: Array, length: int, number: int) -> tuple[Array, Array]:
-    """Where first days of `length` rows begin: sequence and row, both int32[number], spread evenly over `first`.
+    """Where first days of `length` rows begin: sequence and row, both int32[number], spread evenly over attempts.
 
-    first: bool[n, L], such as rows that begin an attempt. A sequence without one early enough counts with its first
-    row.
+    first: bool[n, L], rows that begin an attempt. A sequence without one early enough counts with its first row.
     """
     fits = first & (jnp.arange(first.shape[1]) <= first.shape[1] - length)[None]
     fits = fits.at[:, 0].set(fits[:, 0] | ~jnp.any(fits, axis=1))
