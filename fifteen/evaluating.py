@@ -104,8 +104,8 @@ def practise(
 ) -> Practice:
     """`LIFETIMES` first days of a learner on a job, side by side: a fresh memory each, no weight updates.
 
-    They go on until each has so many rows, and has finished its share of so many attempts, at least one. The learner
-    stays as it is. Raises as `work` does, and KeyboardInterrupt where Ctrl-C or SIGTERM end it.
+    They go on until each has so many rows, and has finished so many attempts. The learner stays as it is. Raises as
+    `work` does, and KeyboardInterrupt where Ctrl-C or SIGTERM end it.
     """
     kept: dict[str, np.ndarray] = {}  # name -> [LIFETIMES, rows, ...]
     filled = np.zeros(LIFETIMES, np.int64)
@@ -116,7 +116,7 @@ def practise(
             kept.setdefault(name, np.zeros((LIFETIMES, rows, *latest.shape[1:]), latest.dtype))
             kept[name][takes, filled[takes]] = latest[takes]
         filled[takes] += 1
-        return bool((filled == rows).all() and (ended >= max(1, -(-attempts // LIFETIMES))).all())
+        return bool((filled == rows).all() and (ended >= attempts).all())
 
     how = {"seed": seed, "lifetimes": LIFETIMES, "num_envs": 1, "kwargs": kwargs, "step_limit": step_limit}
     found, layout, interrupted = _side_by_side(learner, job, enough, **how)

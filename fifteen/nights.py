@@ -68,7 +68,7 @@ def night(
     it does not have that, the parent teaches. store: None where no experience may be read: then the weights alone are
     merged, and runs may be folders of learners.
 
-    attempts: of the parent at the job of every run, at least, in a few lifetimes with a fresh memory each, or in one
+    attempts: of the parent at the job of every run, at least, in each of a few lifetimes with a fresh memory, or in one
     where the job cannot be had several times. Where an instance's last attempts by day were not likely better than the
     later half of these, it has nothing to teach: its job, too, the parent teaches, so that the night spoils nothing
     that could be done before. Where they were, a steady instance also says what it would do in the parent's place
