@@ -87,8 +87,9 @@ def evaluate(
 
     how = {"seed": seed, "lifetimes": lifetimes, "num_envs": num_envs, "kwargs": kwargs, "step_limit": step_limit}
     found, _, _ = _side_by_side(learner, job, enough, **how)
-    rank = [int(np.sum(found.lifetimes[:n] == number)) for n, number in enumerate(found.lifetimes)]
-    counts = np.array(rank, np.int64) < due[found.lifetimes]  # a lifetime that is quicker than others goes on meanwhile
+    # A lifetime that is quicker than others goes on meanwhile: its first attempts count.
+    first = [np.flatnonzero(found.lifetimes == number)[:share] for number, share in enumerate(due)]
+    counts = np.sort(np.concatenate(first))
     return Evaluation(found.returns[counts], found.lengths[counts], found.lifetimes[counts])
 
 
@@ -111,11 +112,13 @@ def practise(
     filled = np.zeros(LIFETIMES, np.int64)
 
     def enough(worker: Worker, active: np.ndarray, ended: np.ndarray) -> bool:
+        if not kept:
+            kept.update({name: np.zeros((LIFETIMES, rows, *x.shape[1:]), x.dtype) for name, x in worker.rows.items()})
         takes = np.flatnonzero(active & (filled < rows))
-        for name, latest in worker.rows.items():
-            kept.setdefault(name, np.zeros((LIFETIMES, rows, *latest.shape[1:]), latest.dtype))
-            kept[name][takes, filled[takes]] = latest[takes]
-        filled[takes] += 1
+        if len(takes):
+            for name, latest in worker.rows.items():
+                kept[name][takes, filled[takes]] = latest[takes]
+            filled[takes] += 1
         return bool((filled == rows).all() and (ended >= attempts).all())
 
     how = {"seed": seed, "lifetimes": LIFETIMES, "num_envs": 1, "kwargs": kwargs, "step_limit": step_limit}
