@@ -18,6 +18,7 @@ from fifteen.interrupting import interruptible
 from fifteen.jobs.protocol import checked_seed
 from fifteen.jobs.registry import open_job
 from fifteen.learner import Learner
+from fifteen.lived import FirstDays
 from fifteen.recorder import Recorder
 from fifteen.worker import Worker
 
@@ -50,13 +51,10 @@ class Evaluation:
 @final
 @dataclass(frozen=True)
 class Practice:
-    """A few first days on a job: `LIFETIMES` of them, the first rows of each."""
+    """`LIFETIMES` first days on a job."""
 
     attempts: Evaluation
-    layout: Layout
-    frames: np.ndarray  # float32[LIFETIMES, rows, percept]
-    images: np.ndarray | None  # uint8[LIFETIMES, rows, 32, 32, 3]
-    decisions: np.ndarray  # float32[LIFETIMES, rows, decision]
+    days: FirstDays  # their first rows
 
 
 def evaluate(
@@ -125,7 +123,7 @@ def practise(
     found, layout, interrupted = _side_by_side(learner, job, enough, **how)
     if interrupted:
         raise KeyboardInterrupt
-    return Practice(found, layout, kept["frame"], kept.get("image"), kept["decision"])
+    return Practice(found, FirstDays(layout, kept["frame"], kept.get("image"), kept["decision"]))
 
 
 def _side_by_side(

@@ -4,8 +4,9 @@ One vector costs one transfer where a dozen fields would cost a dozen, and actin
 counts and slots in a frame are small integers that float32 holds exactly.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, Self, final
 
 import jax.numpy as jnp
 import numpy as np
@@ -51,6 +52,12 @@ class Layout:
     digits: tuple[int, ...]  # of each factor: its position within its number
     group: tuple[int, ...]  # of each factor: which number of several digits it belongs to, or -1
     ordered: tuple[int, ...]  # of each factor: how many bins lie in order on a line, 0 where they are alternatives
+
+    @classmethod
+    def read(cls, told: Mapping[str, Any]) -> Self:
+        """As `dataclasses.asdict` tells it, from JSON, which has no tuples."""
+        sizes: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in told.items()}
+        return cls(**sizes)
 
     @property
     def percept_size(self) -> int:

@@ -40,7 +40,8 @@ class Lesson:
     lived: Lived
     teacher: Array  # float32[P], weights
     older: bool  # the parent teaches it, and reads it as on a first day: of an earlier day, or nothing was gained
-    practised: bool = False  # it is what the parent lived before the night, and an instance teaches it
+    practised: bool = False  # it is what parent or sleeper did on a job that somebody else came to do well
+    joins: int | None = None  # number of the lesson that it is read as a part of; None: it is one of its own
 
     def dream(self, mind: MindConfig, work: WorkConfig) -> Dream:
         lived, statistics = self.lived, jax.tree.map(jnp.asarray, self.lived.statistics)
@@ -54,34 +55,34 @@ class Begun:
 
     id: str  # of the night: its lessons carry it
     about: Mapping[str, Any]  # what it was begun with: JSON-able
-    jobs: tuple[str, ...]  # of every lesson
+    jobs: tuple[str, ...]  # of every lesson but those of practice
     older: tuple[str, ...]  # those that the parent teaches among them
-    practised: tuple[str, ...]  # those of practice among them
+    practised: tuple[str, ...]  # of every lesson of practice: they are numbered after the others
+    again: bool  # the sleeper has practised: in the middle of the night
     step: int  # updates done
     seconds: float  # that went into it
 
 
 def begun(about: Mapping[str, Any], lessons: Sequence[Lesson]) -> Begun:
     """A new night."""
-    older = tuple(lesson.lived.job for lesson in lessons if lesson.older)
+    jobs = tuple(lesson.lived.job for lesson in lessons if not lesson.practised)
+    older = tuple(lesson.lived.job for lesson in lessons if lesson.older and not lesson.practised)
     practised = tuple(lesson.lived.job for lesson in lessons if lesson.practised)
-    return Begun(uuid.uuid4().hex, about, tuple(lesson.lived.job for lesson in lessons), older, practised, 0, 0.0)
+    return Begun(uuid.uuid4().hex, about, jobs, older, practised, False, 0, 0.0)
 
 
-def start(folder: Path, about: Mapping[str, Any], lessons: Sequence[Lesson]) -> Begun:
-    """Write the lessons of a new night. Until `save` has been called the folder holds no night."""
-    night = begun(about, lessons)
-    for number, lesson in enumerate(lessons):
+def write(folder: Path, night: Begun, lessons: Sequence[Lesson], first: int = 0) -> None:
+    """Write lessons, numbered from `first` on. Until `save` has been called the folder's night does not know them."""
+    for number, lesson in enumerate(lessons, first):
         lived, batch = lesson.lived, lesson.lived.batch
         arrays = {"teacher": lesson.teacher, "continuous": lived.continuous}
         arrays |= {f"statistics/{name}": value for name, value in lived.statistics._asdict().items()}
         arrays |= {f"batch/{name}": value for name, value in batch._asdict().items() if value is not None}
         told = {"what": "lesson", "night": night.id, "job": lived.job, "wipe": lived.wipe, "older": lesson.older}
-        told["practised"] = lesson.practised
+        told |= {"practised": lesson.practised, "joins": lesson.joins}
         layout = dataclasses.asdict(lived.layout)
         named = {name: np.asarray(array) for name, array in arrays.items()}
         checkpoint.write(_place(folder, number), named, {**told, "layout": layout})
-    return night
 
 
 def save(folder: Path, night: Begun, study: Study) -> None:
@@ -124,30 +125,32 @@ def resumed(folder: Path, about: Mapping[str, Any], study: Study) -> tuple[Begun
             "folder, or delete this one, and begin it anew"
         )
     restored = jax.tree.map_with_path(lambda path, _: jnp.asarray(arrays[jax.tree_util.keystr(path)]), study)
-    jobs, older, practised = tuple(manifest["jobs"]), tuple(manifest["older"]), tuple(manifest.get("practised", ()))
-    return Begun(manifest["id"], asked, jobs, older, practised, manifest["step"], manifest["seconds"]), restored
+    older, practised = tuple(manifest["older"]), tuple(manifest.get("practised", ()))
+    again = manifest.get("again")
+    jobs = tuple(manifest["jobs"])
+    if again is None:  # of before sleepers practised: it goes on without, and named practice among its jobs, at the end
+        again, jobs = True, jobs[: len(jobs) - len(practised)]
+    return Begun(manifest["id"], asked, jobs, older, practised, again, manifest["step"], manifest["seconds"]), restored
 
 
 def read(folder: Path, night: Begun) -> list[Lesson]:
     """The lessons of the night in a folder, as they were written. Raises CheckpointError where one is not sound."""
-    return [_read(_place(folder, number), night) for number in range(len(night.jobs))]
+    return [_read(_place(folder, number), night) for number in range(len(night.jobs) + len(night.practised))]
 
 
 def _read(place: Path, night: Begun) -> Lesson:
     arrays, told = checkpoint.read(place)
     if told.get("night") != night.id:
         raise CheckpointError(f"{place} belongs to another night: begin this one anew in another folder")
-    layout: dict[str, Any] = told["layout"]
-    layout |= {name: tuple(value) for name, value in layout.items() if isinstance(value, list)}
     lived = Lived(
         told["job"],
-        Layout(**layout),
+        Layout.read(told["layout"]),
         arrays["continuous"],
         told["wipe"],
         Statistics(*(jnp.asarray(arrays[f"statistics/{name}"]) for name in Statistics._fields)),
         Batch(*(arrays.get(f"batch/{name}") for name in Batch._fields)),  # pyright: ignore[reportArgumentType]
     )
-    return Lesson(lived, jnp.asarray(arrays["teacher"]), told["older"], told.get("practised", False))
+    return Lesson(lived, jnp.asarray(arrays["teacher"]), told["older"], told.get("practised", False), told.get("joins"))
 
 
 def _place(folder: Path, number: int) -> Path:

@@ -6,6 +6,7 @@ from typing import Any, final
 
 import jax
 import numpy as np
+from jax import Array
 
 from fifteen.frames import Layout
 from fifteen.instance import Statistics
@@ -16,6 +17,23 @@ from fifteen.worker import Worker
 # an update need not unroll the memory over them.
 LENGTHS = {4096: 6, 1024: 24, 512: 96, 128: 96}
 _UNROLLED = 512
+
+
+@final
+@dataclass(frozen=True)
+class FirstDays:
+    """What somebody did who practised a job: n lifetimes from their first row on."""
+
+    layout: Layout
+    frames: np.ndarray  # float32[n, rows, percept]
+    images: np.ndarray | None  # uint8[n, rows, 32, 32, 3]
+    decisions: np.ndarray  # float32[n, rows, decision]
+
+    def batch(self, memory: np.ndarray | Array) -> Batch:
+        """To be read with such a memory, float32[memory], before each."""
+        before = np.repeat(np.asarray(memory)[None], len(self.frames), axis=0)
+        rows: tuple[Any, ...] = self.frames, self.images, self.decisions, before
+        return Batch(*rows)
 
 
 @final

@@ -6,7 +6,9 @@ import json
 import sqlite3
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from fifteen.gains import gained
 from fifteen.instance import Statistics
 from fifteen.learner import Learner, learner_folder, load
 from fifteen.lessons import holds_night
-from fifteen.lived import Lived, bounds
+from fifteen.lived import FirstDays, Lived, bounds
 from fifteen.rehearsing import senses
 from fifteen.report import read_record
 from fifteen.sleeping import Callback, began_as, fingerprint, last_job, sleep, unfit
@@ -117,6 +119,7 @@ def night(
         config=config,
         run=folder,
         stopped=stopped,
+        practising=partial(_practices, day, store, seed, stopped) if attempts and store is not None else None,
         callback=callback,
     )
     told = learner.provenance["slept"][-1]
@@ -197,6 +200,31 @@ def _tried(
     return tried
 
 
+def _practices(
+    day: Mapping[str, tuple[Learner, str]],
+    store: Store,
+    seed: int,
+    stopped: threading.Event | None,
+    sleeper: Learner,
+) -> dict[str, FirstDays]:
+    """By job of the store, what a sleeper does on it. The store keeps it for nights to come."""
+    done: dict[str, FirstDays] = {}
+    if not sleeper.work_config.steady:
+        return done
+    # Other first days than those of the parent.
+    at = int(np.random.SeedSequence((seed, 2)).generate_state(1)[0])
+    for place, (_, id) in day.items():
+        if stopped is not None and stopped.is_set():
+            raise KeyboardInterrupt
+        job, kwargs, step_limit = opening(Path(place))
+        if job is not None and id not in done:
+            with suppress(FifteenError):  # it may be one that cannot be had several times
+                done[id] = practise(sleeper, job, attempts=0, seed=at, kwargs=kwargs, step_limit=step_limit).days
+    for id, days in done.items():
+        store.keep_practice(id, days)
+    return done
+
+
 def _attempted(
     parent: Learner, job: str, attempts: int, seed: int, kwargs: Mapping[str, Any], step_limit: int | None
 ) -> tuple[Sequence[float], Practice | None]:
@@ -236,17 +264,19 @@ def _remember(
         wipe = instance.provenance["worked"][-1]["learn"] == "weights" if instance.provenance.get("worked") else False
         if (lived := _lived(store, records[job], wipe, steady, instance.statistics)) is not None:
             instance.lived[job] = lived
-            if steady and practice is not None and practice.layout == lived.layout:
-                memory = np.repeat(_last_memory(Path(place))[None], len(practice.frames), axis=0)
-                rows: tuple[Any, ...] = practice.frames, practice.images, practice.decisions, memory
-                batch = Batch(*rows)
+            if steady and practice is not None and practice.days.layout == lived.layout:
+                batch = practice.days.batch(_last_memory(Path(place)))
                 instance.lived[job] = dataclasses.replace(lived, practice=batch)
-    return [
-        lived
-        for record in records.values()
-        if record.id not in taught and not record.foreign
-        if (lived := _lived(store, record, False, steady, store.statistics(record.id))) is not None
-    ]
+    older = []
+    for record in records.values():
+        if record.id in taught or record.foreign:
+            continue
+        if (lived := _lived(store, record, False, steady, store.statistics(record.id))) is not None:
+            kept = store.practice(record.id) if steady else None
+            older.append(
+                lived if kept is None else dataclasses.replace(lived, practice=kept.batch(lived.batch.memory[0]))
+            )
+    return older
 
 
 def _last_memory(run: Path) -> np.ndarray:

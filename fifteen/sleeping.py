@@ -20,20 +20,21 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from fifteen import lessons as desk
 from fifteen.checkpoint import FolderLock
-from fifteen.config import MindConfig, SleepConfig
-from fifteen.distilling import Study, begin, drawn, gradient, learn, picked
+from fifteen.config import MindConfig, SleepConfig, WorkConfig
+from fifteen.distilling import Dream, Study, begin, drawn, gradient, learn, picked
 from fifteen.errors import RunError
 from fifteen.instance import new_statistics
 from fifteen.interrupting import interruptible
 from fifteen.learner import Learner
 from fifteen.lessons import Begun, Lesson
-from fifteen.lived import Lived
+from fifteen.lived import FirstDays, Lived
 from fifteen.merging import merge
 from fifteen.provenance import commit, device
 from fifteen.rehearsing import School, families_of, fits, school_gradient, schoolwork
@@ -56,6 +57,7 @@ class SleepProgress(NamedTuple):
 
 
 Callback = Callable[[SleepProgress], Any]
+Practising = Callable[[Learner], Mapping[str, FirstDays]]  # what a learner does on jobs, by what they are called
 
 
 def sleep(
@@ -69,6 +71,7 @@ def sleep(
     config: SleepConfig | None = None,
     run: str | Path | None = None,
     stopped: threading.Event | None = None,
+    practising: Practising | None = None,
     callback: Callback | None = None,
 ) -> Learner:
     """One learner out of several that began as the same one and worked on different jobs. None of them is changed.
@@ -78,8 +81,11 @@ def sleep(
     as; by default what their weights say it was. older: what the parent teaches: what was lived on earlier days, or on
     this one by an instance that learned nothing by it. school: the learner as it left school, who teaches school in a
     night of steady minds that were schooled; by default their parent does. weights_only: merge the weights and read
-    nothing that was lived; there need be nothing. callback: called about a hundred times in a night; a true answer
-    stops it.
+    nothing that was lived; there need be nothing.
+
+    practising: asked in the middle of a night what the sleeper does on jobs by then. Who teaches one of them says what
+    it would do there, and that is learned from, too, in the second half. Its KeyboardInterrupt ends the night there.
+    callback: called about a hundred times in a night; a true answer stops it.
 
     run: a folder in which the night is saved every 20 s and when callback, Ctrl-C or SIGTERM stop it. Where it holds
     the night of these instances, parent, seed and config, that one goes on, exactly, with the lessons that it has.
@@ -104,9 +110,9 @@ def sleep(
     else:
         folder = None if run is None else Path(run)
         teacher = _school(school, origin, parent, instances[0], config)
-        begun, weights = _night(origin, instances, older, teacher, config, seed, folder, stopped, callback)
-        jobs = begun.jobs[: len(begun.jobs) - len(begun.practised)]  # those of practice are the last
-        told: dict[str, Any] = {"jobs": list(jobs), "older": list(begun.older), "practised": list(begun.practised)}
+        begun, weights = _night(origin, instances, older, teacher, config, seed, folder, stopped, practising, callback)
+        told: dict[str, Any] = {"jobs": list(begun.jobs), "older": list(begun.older)}
+        told["practised"] = list(dict.fromkeys(begun.practised))
         told["steps"] = _updates(begun, config)
         told |= {"steps_done": begun.step, "school": bool(_rehearses(begun) and told["steps"])}
         began -= begun.seconds
@@ -218,6 +224,7 @@ def _night(
     seed: int,
     folder: Path | None,
     stopped: threading.Event | None,
+    practising: Practising | None,
     callback: Callback | None,
 ) -> tuple[Begun, Array]:
     """How far the night came, and the weights then, float32[P]."""
@@ -237,14 +244,21 @@ def _night(
             stopped = stopped or stack.enter_context(interruptible())
         begun, study, found = _opened(folder, about, config, study, origin, instances, older)
         first, step, steps = begun.step, begun.step, _updates(begun, config)
-        dreams = [one.dream(mind, work) for one in found] if step < steps else []
-        available, rehearsed = [len(one.policy) for one in dreams], [lesson.older for lesson in found]
+        dreams = _dreams([], found, mind, work) if step < steps else []
+        rehearsed = [lesson.older for lesson in found if lesson.joins is None]
         distances: dict[int, Array] = {}  # to the teacher, of each lesson when it was last learned from
         lived = schoolwork(school, mind, work, seed) if school and _rehearses(begun) and step < steps else None
         sequences, of_school = 0 if lived is None else len(lived.x), None
         started, timed, saved = clock(), None, clock()  # timed: when the first update, which compiles, was done
         stop = stopped is not None and stopped.is_set()
         while step < steps and not stop:
+            if practising is not None and step >= steps // 2 and not begun.again:
+                sleeper = _with_weights(instances[0], study.weights, jnp.ones(()), {})
+                more = _practised(found, practising(sleeper))
+                dreams, begun = _dreams(dreams, more, mind, work), _with_practice(begun, more)
+                if folder is not None:
+                    desk.write(folder, begun, more, len(found))
+            available = [len(one.policy) for one in dreams]
             told = {
                 n: gradient(
                     study.weights, drawn(dreams[n], jnp.asarray(rows)), mind, found[n].lived.layout, config.value_weight
@@ -281,6 +295,35 @@ def _updates(night: Begun, config: SleepConfig) -> int:
     return config.steps if len(night.jobs) > len(night.older) else 0
 
 
+def _dreams(dreams: Sequence[Dream], lessons: Sequence[Lesson], mind: MindConfig, work: WorkConfig) -> list[Dream]:
+    """`dreams` and those of more lessons, of which some are parts of earlier ones."""
+    found = list(dreams)
+    for lesson in lessons:
+        told = lesson.dream(mind, work)
+        if lesson.joins is None:
+            found.append(told)
+        else:
+            found[lesson.joins] = jax.tree.map(lambda *parts: jnp.concatenate(parts), found[lesson.joins], told)
+    return found
+
+
+def _practised(lessons: Sequence[Lesson], practice: Mapping[str, FirstDays]) -> list[Lesson]:
+    """What the sleeper did, with what was practised before it or with what the parent teaches."""
+    more = []
+    for number, lesson in enumerate(lessons):
+        lived, did = lesson.lived, practice.get(lesson.lived.job)
+        if lesson.joins is None and (lesson.practised or lesson.older) and did and did.layout == lived.layout:
+            # An older lesson is read with an empty memory whatever it says here.
+            batch = did.batch(lived.batch.memory[0])
+            more.append(Lesson(dataclasses.replace(lived, batch=batch), lesson.teacher, lesson.older, True, number))
+    return more
+
+
+def _with_practice(night: Begun, more: Sequence[Lesson]) -> Begun:
+    practised = *night.practised, *(lesson.lived.job for lesson in more)
+    return dataclasses.replace(night, practised=practised, again=True)
+
+
 def _rehearses(night: Begun) -> bool:
     """Whether school is rehearsed in it."""
     return night.about.get("school") is not None
@@ -302,26 +345,28 @@ def _opened(
             raise RunError(f"{folder} holds a night that rehearses {begun.older}, not {these}: give another folder")
         return begun, study, desk.read(folder, begun) if begun.step < _updates(begun, config) else []
     found = _lessons(origin, instances, older)
+    begun = desk.begun(about, found)
     if folder is not None:
-        begun = desk.start(folder, about, found)
+        desk.write(folder, begun, found)
         desk.save(folder, begun, study)
-        return begun, study, found
-    return desk.begun(about, found), study, found
+    return begun, study, found
 
 
 def _lessons(origin: Array, instances: Sequence[Learner], older: Sequence[Lived]) -> list[Lesson]:
     found = [Lesson(lived, one.state.weights, False) for one in instances for lived in one.lived.values()]
-    practised = [
-        dataclasses.replace(lesson, lived=dataclasses.replace(lesson.lived, batch=practice), practised=True)
-        for lesson in found
-        if (practice := lesson.lived.practice) is not None
-    ]
-    if not found and not older:
+    found += [Lesson(lived, origin, True) for lived in older]
+    if not found:
         raise RunError(
             "nothing was lived: the instances have no experience; let them work with learn='weights' or 'both', or "
             "with a run folder; or merge their weights alone with weights_only=True"
         )
-    return found + [Lesson(lived, origin, True) for lived in older] + practised
+    practised = []
+    for number, lesson in enumerate(found):
+        if (practice := lesson.lived.practice) is not None:
+            lived = dataclasses.replace(lesson.lived, batch=practice)
+            joins = number if lesson.older else None  # who teaches by practice as much as by a whole day is an instance
+            practised.append(Lesson(lived, lesson.teacher, lesson.older, True, joins))
+    return found + practised
 
 
 def _by_job(lessons: Sequence[Lesson], distances: Mapping[int, Array]) -> dict[str, float]:

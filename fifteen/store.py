@@ -21,14 +21,18 @@ from typing import Any, Self, final
 import gymnasium as gym
 import numpy as np
 
-from fifteen.checkpoint import PARTIAL, FolderLock, atomic_write, pack, read_verified, unpack
+from fifteen import checkpoint
+from fifteen.checkpoint import MANIFEST, PARTIAL, FolderLock, atomic_write, pack, read_verified, unpack
 from fifteen.config import MindConfig
 from fifteen.errors import CheckpointError, StoreError
 from fifteen.experience import UNCLAIMED, chosen
 from fifteen.frames import Layout
 from fifteen.instance import Statistics, read_statistics
+from fifteen.lived import FirstDays
 from fifteen.store_index import FORMAT, Index, JobRecord, Segment, Starts, mapped, pieces, starts, surplus
 from fifteen.store_intake import Intake, Log, Part, read_log, read_run
+
+PRACTICE = "practice"  # in the folder of a store: see `Store.keep_practice`
 
 _MAPPED = 256  # segments that stay mapped into memory
 
@@ -230,12 +234,10 @@ class Store:
             id, held = row["id"], self._held.get(row["id"], [])
             runs = self._index.rows("SELECT learn, lived, first_added, last_added FROM runs WHERE job = ?", id)
             learn, lived, since, until = zip(*runs, strict=True)
-            layout: dict[str, Any] = json.loads(row["layout"])
-            layout |= {name: tuple(value) for name, value in layout.items() if isinstance(value, list)}
             record = JobRecord(
                 **{key: row[key] for key in ("id", "job", "step_limit", "observation_space", "action_space", "source")},
                 kwargs=json.loads(row["kwargs"]),
-                layout=Layout(**layout),
+                layout=Layout.read(json.loads(row["layout"])),
                 continuous=np.array(json.loads(row["continuous"]), np.bool_),
                 learn=tuple(sorted({mode for mode in learn if mode is not None})),
                 instances=len(runs),
@@ -305,8 +307,8 @@ class Store:
 
     def segments(self, job: str) -> tuple[Segment, ...]:
         """What is held of a job, in the order of arrival. StoreError if the job is unknown."""
-        if job not in self._held and self._index.job(job) is None:
-            raise self._unknown(job)
+        if job not in self._held:
+            self._known(job)
         return tuple(self._held.get(job, ()))
 
     def read(self, segment: Segment) -> dict[str, np.ndarray]:
@@ -357,7 +359,40 @@ class Store:
             self._open.popitem(last=False)
         return arrays
 
+    # ---------------------------------------------------------------------------------------------- practice
+
+    def keep_practice(self, job: str, days: FirstDays) -> None:
+        """Keep first days of somebody who practised a job, in place of those that were kept of it before.
+
+        They do not count for the budget. Raises StoreError where the store does not know the job.
+        """
+        self._known(job)
+        arrays = {"frames": days.frames, "images": days.images, "decisions": days.decisions}
+        named = {name: array for name, array in arrays.items() if array is not None}
+        checkpoint.write(self._practice(job), named, {"what": "practice", "job": job})
+
+    def practice(self, job: str) -> FirstDays | None:
+        """What was practised of a job last; None where nothing was. Raises CheckpointError where it is not sound."""
+        row, folder = self._known(job), self._practice(job)
+        if not (folder / MANIFEST).is_file():
+            return None
+        try:
+            arrays, _ = checkpoint.read(folder)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; or delete {folder}: then nothing of {job!r} is practised") from error
+        return FirstDays(
+            Layout.read(json.loads(row["layout"])), arrays["frames"], arrays.get("images"), arrays["decisions"]
+        )
+
+    def _practice(self, job: str) -> Path:
+        return self.folder / PRACTICE / hashlib.sha256(job.encode()).hexdigest()[:16]
+
     # ------------------------------------------------------------------------------------------------- index
+
+    def _known(self, job: str) -> dict[str, Any]:
+        if (row := self._index.job(job)) is None:
+            raise self._unknown(job)
+        return row
 
     def _unknown(self, job: str) -> StoreError:
         known = ", ".join(row["id"] for row in self._index.jobs("ORDER BY id"))

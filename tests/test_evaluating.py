@@ -86,20 +86,20 @@ def test_practice_leaves_the_rows_of_first_days_and_their_attempts():
     learner = new()
     before = {name: array.copy() for name, array in learner.arrays().items()}
     one, two = (practise(learner, Drift(), attempts=1, seed=3) for _ in range(2))
-    assert one.images is None and one.frames.shape == (LIFETIMES, ROWS, one.layout.percept_size)
-    assert one.decisions.shape == (LIFETIMES, ROWS, one.layout.decision_size)
-    np.testing.assert_array_equal(one.frames, two.frames)
-    np.testing.assert_array_equal(one.decisions, two.decisions)
+    assert one.days.images is None and one.days.frames.shape == (LIFETIMES, ROWS, one.days.layout.percept_size)
+    assert one.days.decisions.shape == (LIFETIMES, ROWS, one.days.layout.decision_size)
+    np.testing.assert_array_equal(one.days.frames, two.days.frames)
+    np.testing.assert_array_equal(one.days.decisions, two.days.decisions)
     for name, array in learner.arrays().items():
         np.testing.assert_array_equal(array, before[name], err_msg=name)
-    percepts = jax.vmap(jax.vmap(lambda frame: one.layout.percept(frame, None)))(one.frames)
+    percepts = jax.vmap(jax.vmap(lambda frame: one.days.layout.percept(frame, None)))(one.days.frames)
     assert bool(percepts.first[:, 0].all())
     for number in range(LIFETIMES):
         ends = np.flatnonzero(percepts.terminated[number] | percepts.truncated[number])
         totals = np.diff(np.concatenate([[0.0], np.cumsum(percepts.reward[number])[ends]]))
         returns = one.attempts.returns[one.attempts.lifetimes == number]
         np.testing.assert_array_equal(returns[: len(totals)], totals)
-    assert (one.frames[0] != one.frames[1]).any()
+    assert (one.days.frames[0] != one.days.frames[1]).any()
 
 
 def test_practice_with_images_and_with_streams_that_rest():
@@ -107,15 +107,15 @@ def test_practice_with_images_and_with_streams_that_rest():
         return Pictures()
 
     image = practise(new(), pictures, attempts=1, seed=0, rows=40)
-    assert image.images is not None and image.images.shape == (LIFETIMES, 40, 32, 32, 3)
-    assert image.images.any()
+    assert image.days.images is not None and image.days.images.shape == (LIFETIMES, 40, 32, 32, 3)
+    assert image.days.images.any()
     # A vector environment rests in the streams that have ended while others do not.
     mode = AutoresetMode.NEXT_STEP
     vector = practise(
         new(), lambda: SyncVectorEnv([Walk] * LIFETIMES, autoreset_mode=mode), attempts=1, seed=0, rows=40
     )
-    percepts = jax.vmap(jax.vmap(lambda frame: vector.layout.percept(frame, None)))(vector.frames)
-    assert (vector.frames[..., vector.layout.slots + 7] == 1.0).all()  # rows of streams that were active only
+    percepts = jax.vmap(jax.vmap(lambda frame: vector.days.layout.percept(frame, None)))(vector.days.frames)
+    assert (vector.days.frames[..., vector.days.layout.slots + 7] == 1.0).all()  # rows of streams that were active only
     assert bool(percepts.first[:, 0].all())
 
 
@@ -137,4 +137,4 @@ def test_practice_that_is_interrupted_says_so_and_an_evaluation_has_fewer_attemp
 
 def test_practice_goes_on_until_there_are_enough_attempts():
     long = practise(new(), Walk, attempts=150, seed=0, step_limit=200)
-    assert (np.bincount(long.attempts.lifetimes) >= 150).all() and long.frames.shape[1] == ROWS
+    assert (np.bincount(long.attempts.lifetimes) >= 150).all() and long.days.frames.shape[1] == ROWS

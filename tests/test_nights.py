@@ -138,12 +138,35 @@ def test_a_steady_instance_says_what_it_would_do_where_its_parent_practised(tmp_
         assert [one.provenance["slept"][0]["practised"] for one in (alone, whole)] == [[], [JOBS[0]]]
         assert whole.provenance["slept"][0]["jobs"] == [JOBS[0]]
         assert not (np.array(alone.state.weights) == np.array(whole.state.weights)).all()
-        # It goes on with the practice that it began with.
-        night([run], store, config=short, run=folder, attempts=4, callback=lambda progress: progress.step == 2)
+        # It goes on with the practice that it began with, and with what the sleeper did in its middle.
+        for step in (2, 3, 5):
+            night([run], store, config=short, run=folder, attempts=4, callback=lambda told, at=step: told.step == at)
         done = night([run], store, config=short, run=folder, attempts=4).learner
         assert (np.array(done.state.weights) == np.array(whole.state.weights)).all()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(nights, "_practices", lambda *_: {})
+            once = night([run], store, config=short, attempts=4).learner
+        assert not (np.array(once.state.weights) == np.array(whole.state.weights)).all()
         slept = night([run], store, config=NIGHT, attempts=4).learner
     assert fifteen.evaluate(slept, JOBS[0], episodes=40).mean > 0.9
+
+
+def test_what_was_practised_on_an_earlier_day_is_rehearsed_with_the_job(tmp_path):
+    work = dataclasses.replace(fifteen.new("debug").work_config, steady=True)
+    short, learner = SleepConfig(steps=4), fifteen.new("debug", seed=0, work=work)
+    with Store(tmp_path / "store") as store:
+        for number, job in enumerate(JOBS):
+            run = tmp_path / str(number)
+            fifteen.work(learner, job, steps=600, seed=1, run=run)
+            learner = night([run], store, config=short, attempts=4).learner
+            assert store.practice(job) is not None
+        assert [set(one["practised"]) for one in learner.provenance["slept"]] == [{JOBS[0]}, set(JOBS)]
+        again = night([run], store, config=short, attempts=4).learner  # what was practised is as it was
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(store, "practice", lambda job: None)
+            without = night([run], store, config=short, attempts=4).learner
+    assert (np.array(again.state.weights) == np.array(learner.state.weights)).all()
+    assert not (np.array(without.state.weights) == np.array(learner.state.weights)).all()
 
 
 def test_a_job_that_can_be_had_once_only_is_tried_without_practice(runs, tmp_path, monkeypatch):

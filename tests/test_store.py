@@ -26,6 +26,7 @@ from fifteen.experience import Experience, Field
 from fifteen.frames import Layout
 from fifteen.instance import new_statistics
 from fifteen.jobs.registry import open_job
+from fifteen.lived import FirstDays
 from fifteen.spaces import Hands
 from fifteen.store import Store
 from fifteen.store_index import Segment, surplus
@@ -571,3 +572,26 @@ def test_what_the_index_does_not_name_is_set_aside(tmp_path, folder):
         check_sample(*draw(stored))
     stored.close()  # twice
     assert issubclass(StoreError, FifteenError)
+
+
+def test_what_was_practised_of_a_job_last_is_kept(tmp_path, folder):
+    lived(tmp_path / "run", [[40]])
+    rows = np.arange(2 * 5 * 3, dtype=np.float32).reshape(2, 5, 3)
+    with Store(folder) as opened:
+        job = opened.add_run(tmp_path / "run").job
+        (record,) = opened.jobs()
+        assert opened.practice(job) is None
+        for factor in (1, 2):
+            opened.keep_practice(job, FirstDays(record.layout, rows * factor, None, -rows * factor))
+        with pytest.raises(StoreError, match="has no job 'nobody'"):
+            opened.keep_practice("nobody", FirstDays(record.layout, rows, None, rows))
+    with Store(folder) as opened:
+        found = opened.practice(job)
+        assert found is not None and found.layout == record.layout and found.images is None
+        np.testing.assert_array_equal(found.frames, 2 * rows)
+        np.testing.assert_array_equal(found.decisions, -2 * rows)
+        assert opened.notes == [] and opened.verify() == []
+        (state,) = folder.glob("practice/*/state-*")
+        state.write_bytes(state.read_bytes()[:-1])
+        with pytest.raises(CheckpointError, match=r"truncated.*or delete .*practice"):
+            opened.practice(job)
