@@ -101,8 +101,10 @@ def night(
     if not day:
         reasons = "; ".join(f"{place}: {why}" for place, why in left_out) or "no run was given"
         raise RunError(f"there is nothing to sleep on: {reasons}")
-    folder, older, school = None if run is None else Path(run), [], None
+    folder, older, school, practising = None if run is None else Path(run), [], None, None
     if store is not None:
+        if attempts:
+            practising = partial(_practices, day, store, seed, (config or SleepConfig()).rehearsed, stopped)
         first = next(iter(day.values()))[0]
         best = parent or began_as(first)
         school = _school(best, (parent or first).provenance, store)
@@ -119,7 +121,7 @@ def night(
         config=config,
         run=folder,
         stopped=stopped,
-        practising=partial(_practices, day, store, seed, stopped) if attempts and store is not None else None,
+        practising=practising,
         callback=callback,
     )
     told = learner.provenance["slept"][-1]
@@ -204,21 +206,30 @@ def _practices(
     day: Mapping[str, tuple[Learner, str]],
     store: Store,
     seed: int,
+    most: int,
     stopped: threading.Event | None,
     sleeper: Learner,
+    jobs: Sequence[str],
 ) -> dict[str, FirstDays]:
-    """By job of the store, what a sleeper does on it. The store keeps it for nights to come."""
+    """By job of the store, what a sleeper does on those of the day, and on so many of the others of a night.
+
+    The store keeps it for nights to come.
+    """
     done: dict[str, FirstDays] = {}
     if not sleeper.work_config.steady:
         return done
-    # Other first days than those of the parent.
-    at = int(np.random.SeedSequence((seed, 2)).generate_state(1)[0])
-    for place, (_, id) in day.items():
+    openings = {id: opening(Path(place)) for place, (_, id) in day.items()}
+    others = {record.id: record for record in store.jobs() if record.id in jobs and record.id not in openings}
+    generator = np.random.default_rng([seed, 2])
+    for number in generator.permutation(len(others))[:most]:
+        record = list(others.values())[number]
+        openings[record.id] = record.job, record.kwargs, record.step_limit
+    at = int(generator.integers(2**31))
+    for id, (job, kwargs, step_limit) in openings.items():
         if stopped is not None and stopped.is_set():
             raise KeyboardInterrupt
-        job, kwargs, step_limit = opening(Path(place))
-        if job is not None and id not in done:
-            with suppress(FifteenError):  # it may be one that cannot be had several times
+        if job is not None:
+            with suppress(FifteenError):  # it may be one that cannot be had several times, or no longer
                 done[id] = practise(sleeper, job, attempts=0, seed=at, kwargs=kwargs, step_limit=step_limit).days
     for id, days in done.items():
         store.keep_practice(id, days)

@@ -57,7 +57,7 @@ class SleepProgress(NamedTuple):
 
 
 Callback = Callable[[SleepProgress], Any]
-Practising = Callable[[Learner], Mapping[str, FirstDays]]  # what a learner does on jobs, by what they are called
+Practising = Callable[[Learner, Sequence[str]], Mapping[str, FirstDays]]  # what a learner does on some of these jobs
 
 
 def sleep(
@@ -254,7 +254,7 @@ def _night(
         while step < steps and not stop:
             if practising is not None and step >= steps // 2 and not begun.again:
                 sleeper = _with_weights(instances[0], study.weights, jnp.ones(()), {})
-                more = _practised(found, practising(sleeper))
+                more = _practised(found, practising(sleeper, begun.jobs))
                 dreams, begun = _dreams(dreams, more, mind, work), _with_practice(begun, more)
                 if folder is not None:
                     desk.write(folder, begun, more, len(found))

@@ -151,22 +151,30 @@ def test_a_steady_instance_says_what_it_would_do_where_its_parent_practised(tmp_
     assert fifteen.evaluate(slept, JOBS[0], episodes=40).mean > 0.9
 
 
-def test_what_was_practised_on_an_earlier_day_is_rehearsed_with_the_job(tmp_path):
+def test_older_jobs_are_practised_and_what_was_practised_is_rehearsed_with_them(tmp_path, monkeypatch):
     work = dataclasses.replace(fifteen.new("debug").work_config, steady=True)
-    short, learner = SleepConfig(steps=4), fifteen.new("debug", seed=0, work=work)
+    config, learner, asked = SleepConfig(steps=4), fifteen.new("debug", seed=0, work=work), []
+
+    def noted(learner, job, *, attempts, **how):
+        asked.append((job, attempts))
+        return practise(learner, job, attempts=attempts, **how)
+
+    monkeypatch.setattr(nights, "practise", noted)
     with Store(tmp_path / "store") as store:
         for number, job in enumerate(JOBS):
             run = tmp_path / str(number)
             fifteen.work(learner, job, steps=600, seed=1, run=run)
-            learner = night([run], store, config=short, attempts=4).learner
+            learner = night([run], store, config=config, attempts=4).learner
             assert store.practice(job) is not None
+        # By the parent, then by the sleeper, who tries the older job, too.
+        assert asked == [(JOBS[0], 4), (JOBS[0], 0), (JOBS[1], 4), (JOBS[1], 0), (JOBS[0], 0)]
         assert [set(one["practised"]) for one in learner.provenance["slept"]] == [{JOBS[0]}, set(JOBS)]
-        again = night([run], store, config=short, attempts=4).learner  # what was practised is as it was
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(store, "practice", lambda job: None)
-            without = night([run], store, config=short, attempts=4).learner
-    assert (np.array(again.state.weights) == np.array(learner.state.weights)).all()
-    assert not (np.array(without.state.weights) == np.array(learner.state.weights)).all()
+        monkeypatch.setattr(nights, "_practices", lambda *_: {})
+        kept = night([run], store, config=config, attempts=4).learner
+        monkeypatch.setattr(store, "practice", lambda job: None)
+        without = night([run], store, config=config, attempts=4).learner
+    assert [set(one.provenance["slept"][-1]["practised"]) for one in (kept, without)] == [set(JOBS), {JOBS[1]}]
+    assert not (np.array(without.state.weights) == np.array(kept.state.weights)).all()
 
 
 def test_a_job_that_can_be_had_once_only_is_tried_without_practice(runs, tmp_path, monkeypatch):
