@@ -22,7 +22,6 @@ import fifteen
 from fifteen.charts import Series, chart, running_mean
 from fifteen.checkpoint import atomic_write
 from fifteen.commands import Sleep, Work
-from fifteen.config import SleepConfig
 from fifteen.days import run_fleet
 from fifteen.errors import RunError
 from fifteen.fleet import read_plan
@@ -38,21 +37,22 @@ CONTEXT, UNSCHOOLED, DAY, NIGHT = "context.json", "unschooled", "day", "night"
 RECENT = 10  # attempts whose running mean is shown where attempts scatter
 FLEET = """\
 [[instance]]
-job = "CliffWalking-v1"
-steps = 8000
-kwargs = { max_episode_steps = 200 }
+job = "FrozenLake-v1"
+steps = 5000
 
 [[instance]]
-job = "Pendulum-v1"
-steps = 8000
+job = "work/diagnosis-v0"
+steps = 5000
+kwargs = { template = "broad treatments", seed = 0 }
 
 [[instance]]
-job = "MountainCar-v0"
-steps = 8000
+job = "grid/dark-room-v0"
+steps = 5000
+kwargs = { template = "scrambled", seed = 0 }
 
 [[instance]]
 job = "CartPole-v1"
-steps = 8000
+steps = 5000
 """
 
 
@@ -63,9 +63,9 @@ class DemoConfig:
     job: str = "CartPole-v1"  # in context
     attempts: int = 20  # of a lifetime in context
     lifetimes: int = 3
-    unschooled_steps: int = 12_000  # of the learner beside it
+    unschooled_steps: int = 6_000  # of the learner beside it
     fleet: str = FLEET  # the day, as TOML
-    updates: int = SleepConfig.steps  # of the night
+    updates: int = 1_000  # of the night
     episodes: int = 10  # attempts of parent, instance and sleeper at each job
 
 

@@ -53,7 +53,6 @@ class Study(NamedTuple):
     moments: optax.OptState
 
 
-@partial(jax.jit, static_argnames=("mind", "work", "layout", "wipe", "first_day"))
 def dream(
     weights: Array,
     batch: Batch,
@@ -73,44 +72,94 @@ def dream(
     the teacher's, so that first days may be long: an update is one of single rows, and unrolls nothing. Then as many
     rows are of shorter ones, for who fails at a first day's beginning, which is rare among its rows, gets no further.
     """
-    teacher = unravel(weights, mind)
-    empty = jnp.zeros(mind.memory_size)
     every = Rows(batch.frames, batch.images, batch.decisions)
+    told = None
+    if not first_day:
+        x, first = _perceived(weights, every, statistics, continuous, mind, layout)
+        told = _said(weights, _remembered(weights, batch.memory, x, first & wipe, mind), every, mind, layout)
+    first = _firsts(batch.frames, layout)
 
-    def say(x: Array, rows: Rows) -> tuple[Array, Array]:
-        mask = jax.vmap(layout.decision)(rows.decisions).mask
-        return as_said(*_read(teacher, x, rows, teacher.codes(layout), layout), mask)
-
-    def as_lived(rows: Rows, memory: Array) -> tuple[Array, Array]:
-        percepts = jax.vmap(layout.percept)(rows.frames, rows.images)
-        sensors = jax.vmap(lambda v: standardise(statistics, v, continuous))(percepts.vector)
-        x = _remember(teacher, memory, rows, felt_reward(statistics, percepts.reward), sensors, wipe, layout)
-        return say(x, rows)
-
-    told = None if first_day else jax.vmap(as_lived)(every, batch.memory)
-    first = jax.vmap(jax.vmap(lambda frame: layout.percept(frame, None).first))(batch.frames)
-
-    def reading(length: int, sequence: Array, begin: Array) -> Dream:
-        part = partial(jax.lax.dynamic_slice_in_dim, start_index=begin, slice_size=length)
-        rows, said = jax.tree.map(lambda x: part(x[sequence]), (every, told))
-        sensors, felt = _first_day(rows, continuous, work, layout)
-        x = _remember(teacher, empty, rows, felt, sensors, False, layout)
-        policy, value = said or say(x, rows)
+    def reading(length: int, number: int) -> Dream:
+        rows, said = _cut((every, told), *_places(first, length, number), length)
+        x, sensors, felt = _perceived_first(weights, rows, continuous, mind, work, layout)
+        empty, never = jnp.zeros((number, mind.memory_size)), jnp.zeros((number, length), bool)
+        x = _remembered(weights, empty, x, never, mind)
+        policy, value = said or _said(weights, x, rows, mind, layout)
         if work.steady:
             return Dream(rows._replace(images=None), policy, value, None, x)
-        return Dream(rows, policy, value[::VALUED], (sensors, felt), None)
+        return Dream(rows, policy, value[:, ::VALUED], (sensors, felt), None)
 
     sequences, rows = first.shape
-    longest = jax.vmap(partial(reading, rows // 2))(*_places(first, rows // 2, sequences))
+    longest = reading(rows // 2, sequences)
     if not work.steady:
         return longest
     lengths = [length for length in _SHORTER if length < rows // 2]
-    counts = [sequences * rows // (2 * len(lengths) * length) for length in lengths]
-    shorter = [
-        jax.vmap(partial(reading, length))(*_places(first, length, n))
-        for length, n in zip(lengths, counts, strict=True)
-    ]
+    shorter = [reading(length, sequences * rows // (2 * len(lengths) * length)) for length in lengths]
     return _mixed([longest, *shorter])
+
+
+# The parts of a dream are compiled apart, for what takes longest, the memory's part, is the same for every layout.
+
+
+@partial(jax.jit, static_argnames=("layout",))
+def _firsts(frames: Array, layout: Layout) -> Array:
+    """Rows that begin an attempt, bool[n, T], of float32[n, T, percept]."""
+    return jax.vmap(jax.vmap(lambda frame: layout.percept(frame, None).first))(frames)
+
+
+@partial(jax.jit, static_argnames=("length",))
+def _cut(tree: Any, sequence: Array, begin: Array, length: int) -> Any:
+    """Of every leaf [N, T, ...] `length` rows of the sequences int32[n], from the rows int32[n] on."""
+    part = partial(jax.lax.dynamic_slice_in_dim, slice_size=length)
+    return jax.tree.map(lambda x: jax.vmap(lambda s, b: part(x[s], b))(sequence, begin), tree)
+
+
+@partial(jax.jit, static_argnames=("mind", "layout"))
+def _perceived(
+    weights: Array, rows: Rows, statistics: Statistics, continuous: Array, mind: MindConfig, layout: Layout
+) -> tuple[Array, Array]:
+    """What senses with these statistics make of sequences, float32[n, T, W], and which rows begin an attempt."""
+    model = unravel(weights, mind)
+
+    def one(rows: Rows) -> tuple[Array, Array]:
+        percepts = jax.vmap(layout.percept)(rows.frames, rows.images)
+        sensors = jax.vmap(lambda v: standardise(statistics, v, continuous))(percepts.vector)
+        return _encoded(model, rows, felt_reward(statistics, percepts.reward), sensors, layout), percepts.first
+
+    return jax.vmap(one)(rows)
+
+
+@partial(jax.jit, static_argnames=("mind", "work", "layout"))
+def _perceived_first(
+    weights: Array, rows: Rows, continuous: Array, mind: MindConfig, work: WorkConfig, layout: Layout
+) -> tuple[Array, Array, Array]:
+    """What senses make of sequences as if a lifetime began with each, float32[n, T, W]; sensors and felt rewards."""
+    model = unravel(weights, mind)
+
+    def one(rows: Rows) -> tuple[Array, Array, Array]:
+        sensors, felt = _first_day(rows, continuous, work, layout)
+        return _encoded(model, rows, felt, sensors, layout), sensors, felt
+
+    return jax.vmap(one)(rows)
+
+
+@partial(jax.jit, static_argnames=("mind",))
+def _remembered(weights: Array, memory: Array, x: Array, reset: Array, mind: MindConfig) -> Array:
+    """What the memory float32[n, memory] makes of it, wiped where reset bool[n, T]: float32[n, T, W], both."""
+    model = unravel(weights, mind)
+    return jax.vmap(lambda memory, x, reset: model.unroll(memory, x, reset)[1])(memory, x, reset)
+
+
+@partial(jax.jit, static_argnames=("mind", "layout"))
+def _said(weights: Array, x: Array, rows: Rows, mind: MindConfig, layout: Layout) -> tuple[Array, Array]:
+    """As `as_said`, of sequences. x: float32[n, T, W], see `_remembered`."""
+    model = unravel(weights, mind)
+
+    def one(x: Array, rows: Rows) -> tuple[Array, Array]:
+        mask = jax.vmap(layout.decision)(rows.decisions).mask
+        return as_said(*_read(model, x, rows, model.codes(layout), layout), mask)
+
+    return jax.vmap(one)(x, rows)
 
 
 def _places(first: Array, length: int, number: int) -> tuple[Array, Array]:
@@ -215,18 +264,15 @@ def _with_muon(others: optax.GradientTransformation, size: float, mind: MindConf
     return optax.GradientTransformation(init, update)
 
 
-def _remember(
-    model: Model, memory: Array, rows: Rows, felt: Array, sensors: Array, wipe: bool, layout: Layout
-) -> Array:
-    """What senses and memory make of one sequence, float32[T, W]."""
+def _encoded(model: Model, rows: Rows, felt: Array, sensors: Array, layout: Layout) -> Array:
+    """What the senses make of one sequence, float32[T, W]."""
     percepts = jax.vmap(layout.percept)(rows.frames, rows.images)
     codes = model.codes(layout)
-    x = jax.vmap(lambda p, s, r: model.encode(p, s, r, codes))(percepts, sensors, felt)
-    return model.unroll(memory, x, percepts.first & wipe)[1]
+    return jax.vmap(lambda p, s, r: model.encode(p, s, r, codes))(percepts, sensors, felt)
 
 
 def _read(model: Model, x: Array, rows: Rows, codes: Array, layout: Layout, valued: int = 1) -> tuple[Array, Array]:
-    """As `read_out`, of rows. x: see `_remember`."""
+    """As `read_out`, of rows. x: float32[T, W], see `_remembered`."""
     choices = rows.decisions[:, : layout.factors].astype(jnp.int32)
     prefix = jax.vmap(lambda c: model.digit_prefix(c, codes, layout.digits))(choices)
     return read_out(model, x, prefix, codes, valued)
@@ -278,8 +324,8 @@ def _loss(
         acted = jnp.where(percepts.terminated | percepts.truncated, 0.0, 1.0)
         if dream.seen is not None:
             sensors, felt = dream.seen
-            empty = jnp.zeros(mind.memory_size)
-            x, codes = _remember(model, empty, dream.rows, felt, sensors, False, layout), model.codes(layout)
+            x, codes = _encoded(model, dream.rows, felt, sensors, layout), model.codes(layout)
+            x = model.unroll(jnp.zeros(mind.memory_size), x, jnp.zeros(len(x), bool))[1]
         else:  # only what reads the memory learns
             assert dream.x is not None
             x, codes = dream.x, jax.lax.stop_gradient(model.codes(layout))

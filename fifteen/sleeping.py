@@ -16,6 +16,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -244,10 +245,15 @@ def _night(
             stopped = stopped or stack.enter_context(interruptible())
         begun, study, found = _opened(folder, about, config, study, origin, instances, older)
         first, step, steps = begun.step, begun.step, _updates(begun, config)
+        # Compiling is most of both, the first time: on two cores side by side.
+        pool = stack.enter_context(ThreadPoolExecutor(1, "fifteen-school"))
+        living = None
+        if school is not None and _rehearses(begun) and step < steps:
+            living = pool.submit(schoolwork, school, mind, work, seed)
         dreams = _dreams([], found, mind, work) if step < steps else []
         rehearsed = [lesson.older for lesson in found if lesson.joins is None]
         distances: dict[int, Array] = {}  # to the teacher, of each lesson when it was last learned from
-        lived = schoolwork(school, mind, work, seed) if school and _rehearses(begun) and step < steps else None
+        lived = None if living is None else living.result()
         sequences, of_school = 0 if lived is None else len(lived.x), None
         started, timed, saved = clock(), None, clock()  # timed: when the first update, which compiles, was done
         stop = stopped is not None and stopped.is_set()
