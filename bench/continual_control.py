@@ -2,6 +2,7 @@
 
     python bench/continual_control.py --column context --seeds 3   # whole lives on the device, but LunarLander-v3
     python bench/continual_control.py --column both --seeds 3      # hours for each life: stop it, and start it again
+    python bench/continual_control.py --column quarter --seeds 3   # a third of that
     python bench/continual_control.py --table                      # compare: Markdown, and .../summary.json
     python bench/continual_control.py --column context --quick     # a few thousand steps of everything; nothing is kept
 
@@ -11,6 +12,7 @@ different methods: CartPole 299.9, 266.1; Acrobot -125.7, -118.8; LunarLander 1.
 Target: at or above the oracle on all four, with one setting and no boundary signal. Columns, each one setting for all:
     context      the learner that ships; its weights stay as they are, it learns in its memory
     both         the same, and its weights learn too
+    quarter      the same with an update at every fourth step
     unschooled   a new learner of size small, memory and weights
 Memory, statistics and replay run on through all tasks.
 
@@ -31,7 +33,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +60,18 @@ TICKS = 2_048  # on the device at once
 class Column:
     schooled: bool
     learn: Learn
+    updates_per_step: float = 1.0
 
     def learner(self, seed: int) -> Learner:
-        return fifteen.load() if self.schooled else fifteen.new("small", seed=seed)
+        learner = fifteen.load() if self.schooled else fifteen.new("small", seed=seed)
+        learner.work_config = replace(learner.work_config, updates_per_step=self.updates_per_step)
+        return learner
 
 
 COLUMNS = {
     "context": Column(True, "context"),
     "both": Column(True, "both"),
+    "quarter": Column(True, "both", updates_per_step=0.25),
     "unschooled": Column(False, "both"),
 }
 

@@ -157,6 +157,7 @@ class SleepConfig:
     # Of the jobs that the parent teaches, as many in an update, drawn anew for each: what a night takes must not grow
     # with what is stored.
     rehearsed: int = 8
+    practices: int = 3  # of the sleeper in a night, evenly spread over its updates, see `sleep`
     # Sequences of school in an update, where steady minds were schooled; it counts as much as `rehearsed` jobs do.
     schoolwork: int = 16  # 0: school is not rehearsed
     learning_rate: float = 2e-3  # at first; it falls to nothing

@@ -58,7 +58,7 @@ class Begun:
     jobs: tuple[str, ...]  # of every lesson but those of practice
     older: tuple[str, ...]  # those that the parent teaches among them
     practised: tuple[str, ...]  # of every lesson of practice: they are numbered after the others
-    again: bool  # the sleeper has practised: in the middle of the night
+    practices: int  # of the sleeper, so far
     step: int  # updates done
     seconds: float  # that went into it
 
@@ -68,7 +68,7 @@ def begun(about: Mapping[str, Any], lessons: Sequence[Lesson]) -> Begun:
     jobs = tuple(lesson.lived.job for lesson in lessons if not lesson.practised)
     older = tuple(lesson.lived.job for lesson in lessons if lesson.older and not lesson.practised)
     practised = tuple(lesson.lived.job for lesson in lessons if lesson.practised)
-    return Begun(uuid.uuid4().hex, about, jobs, older, practised, False, 0, 0.0)
+    return Begun(uuid.uuid4().hex, about, jobs, older, practised, 0, 0, 0.0)
 
 
 def write(folder: Path, night: Begun, lessons: Sequence[Lesson], first: int = 0) -> None:
@@ -113,7 +113,8 @@ def resumed(folder: Path, about: Mapping[str, Any], study: Study) -> tuple[Begun
         del asked["school"]
         theirs = {**theirs, "sleep": {"schoolwork": asked["sleep"]["schoolwork"], **theirs["sleep"]}}
         theirs["mind"] = {"adapter": 0, **theirs["mind"]}  # nor was there any adapter
-    theirs = {**theirs, "sleep": {"orthogonal_rate": asked["sleep"]["orthogonal_rate"], **theirs["sleep"]}}
+    later = ("orthogonal_rate", "practices")  # settings that came later: a night that had them not goes on without
+    theirs = {**theirs, "sleep": {**{name: asked["sleep"][name] for name in later}, **theirs["sleep"]}}
     if differs := [name for name in asked if theirs.get(name) != asked[name]]:
         raise CheckpointError(
             f"{folder} holds a night that was begun otherwise ({', '.join(differs)} differ): give another folder, or "
@@ -126,11 +127,11 @@ def resumed(folder: Path, about: Mapping[str, Any], study: Study) -> tuple[Begun
         )
     restored = jax.tree.map_with_path(lambda path, _: jnp.asarray(arrays[jax.tree_util.keystr(path)]), study)
     older, practised = tuple(manifest["older"]), tuple(manifest.get("practised", ()))
-    again = manifest.get("again")
-    jobs = tuple(manifest["jobs"])
-    if again is None:  # of before sleepers practised: it goes on without, and named practice among its jobs, at the end
-        again, jobs = True, jobs[: len(jobs) - len(practised)]
-    return Begun(manifest["id"], asked, jobs, older, practised, again, manifest["step"], manifest["seconds"]), restored
+    jobs, practices = tuple(manifest["jobs"]), manifest.get("practices")
+    if practices is None:  # of before sleepers practised: it goes on without, and named practice among its jobs
+        jobs, practices = jobs[: len(jobs) - len(practised)], asked["sleep"]["practices"]
+    where = manifest["step"], manifest["seconds"]
+    return Begun(manifest["id"], asked, jobs, older, practised, practices, *where), restored
 
 
 def read(folder: Path, night: Begun) -> list[Lesson]:

@@ -210,6 +210,7 @@ def _practices(
     stopped: threading.Event | None,
     sleeper: Learner,
     jobs: Sequence[str],
+    number: int,
 ) -> dict[str, FirstDays]:
     """By job of the store, what a sleeper does on those of the day, and on so many of the others of a night.
 
@@ -220,9 +221,9 @@ def _practices(
         return done
     openings = {id: opening(Path(place)) for place, (_, id) in day.items()}
     others = {record.id: record for record in store.jobs() if record.id in jobs and record.id not in openings}
-    generator = np.random.default_rng([seed, 2])
-    for number in generator.permutation(len(others))[:most]:
-        record = list(others.values())[number]
+    generator = np.random.default_rng([seed, 2, number])
+    for drawn in generator.permutation(len(others))[:most]:
+        record = list(others.values())[drawn]
         openings[record.id] = record.job, record.kwargs, record.step_limit
     at = int(generator.integers(2**31))
     for id, (job, kwargs, step_limit) in openings.items():

@@ -58,7 +58,8 @@ class SleepProgress(NamedTuple):
 
 
 Callback = Callable[[SleepProgress], Any]
-Practising = Callable[[Learner, Sequence[str]], Mapping[str, FirstDays]]  # what a learner does on some of these jobs
+# What a learner does on some of these jobs, by job, at its practice of this number, from 0.
+Practising = Callable[[Learner, Sequence[str], int], Mapping[str, FirstDays]]
 
 
 def sleep(
@@ -84,8 +85,9 @@ def sleep(
     night of steady minds that were schooled; by default their parent does. weights_only: merge the weights and read
     nothing that was lived; there need be nothing.
 
-    practising: asked in the middle of a night what the sleeper does on jobs by then. Who teaches one of them says what
-    it would do there, and that is learned from, too, in the second half. Its KeyboardInterrupt ends the night there.
+    practising: asked `SleepConfig.practices` times in a night, evenly spread over its updates, what the sleeper does on
+    jobs by then. Who teaches one of them says what it would do there, and that is learned from, too, from then on. Its
+    KeyboardInterrupt ends the night there.
     callback: called about a hundred times in a night; a true answer stops it.
 
     run: a folder in which the night is saved every 20 s and when callback, Ctrl-C or SIGTERM stop it. Where it holds
@@ -258,12 +260,14 @@ def _night(
         started, timed, saved = clock(), None, clock()  # timed: when the first update, which compiles, was done
         stop = stopped is not None and stopped.is_set()
         while step < steps and not stop:
-            if practising is not None and step >= steps // 2 and not begun.again:
+            if practising is not None and begun.practices < min(
+                step * (config.practices + 1) // steps, config.practices
+            ):
                 sleeper = _with_weights(instances[0], study.weights, jnp.ones(()), {})
-                more = _practised(found, practising(sleeper, begun.jobs))
-                dreams, begun = _dreams(dreams, more, mind, work), _with_practice(begun, more)
+                more = _practised(found, practising(sleeper, begun.jobs, begun.practices))
                 if folder is not None:
                     desk.write(folder, begun, more, len(found))
+                dreams, found, begun = _dreams(dreams, more, mind, work), found + more, _with_practice(begun, more)
             available = [len(one.policy) for one in dreams]
             told = {
                 n: gradient(
@@ -327,7 +331,7 @@ def _practised(lessons: Sequence[Lesson], practice: Mapping[str, FirstDays]) -> 
 
 def _with_practice(night: Begun, more: Sequence[Lesson]) -> Begun:
     practised = *night.practised, *(lesson.lived.job for lesson in more)
-    return dataclasses.replace(night, practised=practised, again=True)
+    return dataclasses.replace(night, practised=practised, practices=night.practices + 1)
 
 
 def _rehearses(night: Begun) -> bool:
