@@ -38,21 +38,21 @@ RECENT = 10  # attempts whose running mean is shown where attempts scatter
 FLEET = """\
 [[instance]]
 job = "FrozenLake-v1"
-steps = 5000
+steps = 6000
 
 [[instance]]
 job = "work/diagnosis-v0"
-steps = 5000
+steps = 6000
 kwargs = { template = "broad treatments", seed = 0 }
 
 [[instance]]
 job = "grid/dark-room-v0"
-steps = 5000
+steps = 6000
 kwargs = { template = "scrambled", seed = 0 }
 
 [[instance]]
 job = "CartPole-v1"
-steps = 5000
+steps = 6000
 """
 
 
@@ -65,7 +65,7 @@ class DemoConfig:
     lifetimes: int = 3
     unschooled_steps: int = 6_000  # of the learner beside it
     fleet: str = FLEET  # the day, as TOML
-    updates: int = 1_000  # of the night
+    updates: int = 1_500  # of the night
     episodes: int = 10  # attempts of parent, instance and sleeper at each job
 
 
@@ -196,9 +196,10 @@ def write_demo_report(folder: Path, *, done: bool) -> Path:
     places = folder / CONTEXT, folder / NIGHT / RESULTS
     context, told = (json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None for path in places)
     lead = (
-        "A learner that was schooled on generated jobs meets real ones. In context it learns a job while its weights "
-        "stay as they are: what it finds out is in its memory. By day several instances of it work, each on a job, and "
-        "learn with their weights too. By night what they lived through becomes one learner for all of these jobs."
+        "A learner that was schooled on generated jobs meets jobs that it has not seen. In context it learns a job "
+        "while its weights stay as they are: what it finds out is in its memory. By day several instances of it work, "
+        "each on a job, and learn with their weights too. By night what they lived through becomes one learner for all "
+        "of these jobs."
     )
     lead += "" if done else " This demonstration was interrupted: the page shows what was done."
     body = (
@@ -230,7 +231,7 @@ def _table(told: Mapping[str, Any]) -> str:
         cells = zip(heads, [*(shown(job.get(who)) for who in WHO), shown(job["kept"], 2)], strict=True)
         inner = "".join(f'<td data-name="{head}">{cell.replace("-", "−")}</td>' for head, cell in cells)
         link = f"{DAY}/{Path(job['run']).name}/report.html"
-        what = name(job, told["jobs"]).partition(" {")[0]  # without the arguments, which are in the file of the day
+        what = name(job, told["jobs"])
         rows.append(f'<tr><td><span><a href="{escape(link)}">{escape(what)}</a>{marks(job)}</span></td>{inner}</tr>')
     return (
         '<section class="box scroll"><h2>One learner for all of them</h2><p class="lead">Mean return of '

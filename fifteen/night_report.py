@@ -85,9 +85,13 @@ def write_night_report(folder: Path) -> Path:
 
 
 def name(job: Mapping[str, Any], jobs: Sequence[Mapping[str, Any]]) -> str:
-    """A job, with the run where several instances worked on it."""
+    """A job: its id alone where no other has it, with the run where several instances worked on it."""
+    ids = [other["job"].partition(" {")[0] for other in jobs]
     same = sum(other["job"] == job["job"] for other in jobs)
-    return f"{job['job']} ({Path(job['run']).name})" if same > 1 and job["run"] else job["job"]
+    if same > 1:
+        return f"{job['job']} ({Path(job['run']).name})" if job["run"] else job["job"]
+    id = job["job"].partition(" {")[0]
+    return id if ids.count(id) == 1 else job["job"]
 
 
 def worse(told: Mapping[str, Any]) -> list[str]:
