@@ -25,6 +25,7 @@ from fifteen.fleet import Assignment, Event, FleetConfig, Record, Round, deploy,
 from fifteen.interrupting import interruptible
 from fifteen.judging import Attempts, cases, judge
 from fifteen.learner import Learner, load
+from fifteen.lessons import settings_of_nights
 from fifteen.log import duration
 from fifteen.night_report import PAGE, append_history, write_night_report
 from fifteen.nights import night
@@ -77,7 +78,8 @@ def live(
     days: of each, what its instances do. folder: where it holds such a life, that one goes on from where it was last
     saved, with the parent it had; days that have not begun may be others then. seed: of the nights. episodes: attempts
     of the day's parent, of the instance and of the night's learner at every job, which make a page of each night; the
-    parent practises there before it (see `night`). 0: none, as befits jobs that are no simulators. callback(day,
+    parent practises there before it, and in it the sleeper, who does so on older jobs, too (see `night`). 0: none, as
+    befits jobs that are no simulators. callback(day,
     event): days count from 1. Ctrl-C and SIGTERM let the instances, or the night, save. A day that nobody finished has
     no night. Raises RunError where it cannot begin, CheckpointError where nothing can be written.
     """
@@ -96,8 +98,7 @@ def live(
                     f"{folder} holds a life whose first {begun} days were others: leave them, or give another"
                 )
             of_nights = known(SleepConfig, plan["settings"]["sleep"], folder)
-            of_nights = {"schoolwork": SleepConfig.schoolwork, **of_nights}  # of before school was rehearsed
-            theirs = {"episodes": 0, **plan["settings"], "sleep": of_nights}
+            theirs = {"episodes": 0, **plan["settings"], "sleep": settings_of_nights(of_nights, settings["sleep"])}
             if theirs != settings:
                 raise RunError(f"{folder} holds a life with {theirs}, not {settings}: give another folder")
             plan["days"] = listed

@@ -93,7 +93,9 @@ def run_demo(folder: Path, console: Console, config: DemoConfig | None = None) -
         runs = tuple(folder / DAY / one["name"] for one in plan["instances"] if one["ended"] == "finished")
         if not runs:
             raise RunError(f"no instance finished its day: {folder / DAY / 'watch'} has what they said")
-        _say(console, 3, f"a night: fifteen sleep {folder / DAY}/[0-9]* --store {folder}/store --out {folder / NIGHT}")
+        settings = f"--steps {config.updates} --episodes {config.episodes}"
+        slept = f"fifteen sleep {folder / DAY}/[0-9]* --store {folder}/store --out {folder / NIGHT} {settings}"
+        _say(console, 3, f"a night: {slept}")
         asked = Sleep(runs, store=folder / "store", steps=config.updates, episodes=config.episodes)
         if run_sleep(asked, learner, folder / NIGHT, console) == 130:
             raise KeyboardInterrupt

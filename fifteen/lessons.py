@@ -1,4 +1,4 @@
-"""What a night learns from, and a night's folder: its lessons, written once, and where it stands.
+"""What a night learns from, and a night's folder: its lessons, each written once, and where it stands.
 
 manifest.json, state-*    the weights so far, the optimiser's moments, the settings; see `checkpoint`
 lessons/000/ ...          of every job: the sequences and the weights of its teacher; gone once the night is over
@@ -58,7 +58,7 @@ class Begun:
     jobs: tuple[str, ...]  # of every lesson but those of practice
     older: tuple[str, ...]  # those that the parent teaches among them
     practised: tuple[str, ...]  # of every lesson of practice: they are numbered after the others
-    practices: int  # of the sleeper, so far
+    practices: int  # of the sleeper: those that are done or, in nights of before there were any, never will be
     step: int  # updates done
     seconds: float  # that went into it
 
@@ -100,6 +100,11 @@ def holds_night(folder: Path) -> bool:
     return (folder / checkpoint.MANIFEST).is_file()
 
 
+def settings_of_nights(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Saved ones, with those that came later as they are asked now: what was begun without them goes on without."""
+    return {**{name: asked[name] for name in ("schoolwork", "orthogonal_rate", "practices")}, **saved}
+
+
 def resumed(folder: Path, about: Mapping[str, Any], study: Study) -> tuple[Begun, Study]:
     """Where the night in a folder stands. study: what one looks like.
 
@@ -109,12 +114,10 @@ def resumed(folder: Path, about: Mapping[str, Any], study: Study) -> tuple[Begun
     if manifest.get("what") != "night":
         raise CheckpointError(f"{folder} holds no night but a {manifest.get('what')!r}: give another folder")
     asked, theirs = json.loads(json.dumps(about)), manifest["about"]  # as it was written
-    if "school" not in theirs:  # of before school was rehearsed: it goes on without, and had no settings for it
+    if "school" not in theirs:  # of before school was rehearsed: it goes on without
         del asked["school"]
-        theirs = {**theirs, "sleep": {"schoolwork": asked["sleep"]["schoolwork"], **theirs["sleep"]}}
-        theirs["mind"] = {"adapter": 0, **theirs["mind"]}  # nor was there any adapter
-    later = ("orthogonal_rate", "practices")  # settings that came later: a night that had them not goes on without
-    theirs = {**theirs, "sleep": {**{name: asked["sleep"][name] for name in later}, **theirs["sleep"]}}
+        theirs = {**theirs, "mind": {"adapter": 0, **theirs["mind"]}}  # nor was there any adapter
+    theirs = {"practising": asked["practising"], **theirs, "sleep": settings_of_nights(theirs["sleep"], asked["sleep"])}
     if differs := [name for name in asked if theirs.get(name) != asked[name]]:
         raise CheckpointError(
             f"{folder} holds a night that was begun otherwise ({', '.join(differs)} differ): give another folder, or "

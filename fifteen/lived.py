@@ -17,12 +17,13 @@ from fifteen.worker import Worker
 # an update need not unroll the memory over them.
 LENGTHS = {4096: 6, 1024: 24, 512: 96, 128: 96}
 _UNROLLED = 512
+_WHOLE = 128  # rows: halves of sequences are read in pieces of 64
 
 
 @final
 @dataclass(frozen=True)
 class FirstDays:
-    """What somebody did who practised a job: n lifetimes from their first row on."""
+    """What somebody did who practised a job: n lifetimes from their first row on. Rows: a multiple of 128."""
 
     layout: Layout
     frames: np.ndarray  # float32[n, rows, percept]
@@ -30,7 +31,9 @@ class FirstDays:
     decisions: np.ndarray  # float32[n, rows, decision]
 
     def batch(self, memory: np.ndarray | Array) -> Batch:
-        """To be read with such a memory, float32[memory], before each."""
+        """To be read with such a memory, float32[memory], before each. ValueError where there are not whole parts."""
+        if self.frames.shape[1] % _WHOLE:
+            raise ValueError(f"first days of {self.frames.shape[1]} rows, expected a multiple of {_WHOLE}")
         before = np.repeat(np.asarray(memory)[None], len(self.frames), axis=0)
         rows: tuple[Any, ...] = self.frames, self.images, self.decisions, before
         return Batch(*rows)
@@ -47,7 +50,8 @@ class Lived:
     wipe: bool  # the memory was wiped after every attempt
     statistics: Statistics  # of the instance, at the end
     batch: Batch  # [n, one of LENGTHS, ...]
-    # What another lived on the job, [n, rows, ...]: who learned it says what it would do there, too, with that memory.
+    # What another did on the job, [n, rows, ...]: who teaches it says what it would do there, too; an instance with
+    # that memory, the parent with an empty one.
     practice: Batch | None = None
 
 

@@ -69,16 +69,19 @@ def run_sleep(command: Sleep, parent: Learner | None, folder: Path, console: Con
                 append_history(folder, progress)
                 view.write(progress)
 
-            slept = night(
-                command.runs,
-                store,
-                parent=parent,
-                seed=command.seed,
-                config=SleepConfig(steps=command.steps),
-                run=None if store is None else folder / NIGHT,
-                attempts=command.episodes,
-                callback=tell,
-            )
+            try:
+                slept = night(
+                    command.runs,
+                    store,
+                    parent=parent,
+                    seed=command.seed,
+                    config=SleepConfig(steps=command.steps),
+                    run=None if store is None else folder / NIGHT,
+                    attempts=command.episodes,
+                    callback=tell,
+                )
+            except KeyboardInterrupt:  # in the parent's practice
+                return _say_interrupted(folder, console)
         for run, reason in slept.left_out:
             console.print(f"left out: {run}: {reason}", style="yellow", highlight=False, soft_wrap=True)
         if slept.interrupted:

@@ -77,7 +77,7 @@ def write_night_report(folder: Path) -> Path:
         f'<p class="lead">{escape(lead)}</p></header>'
         f"{_figures(told, kept)}"
         f'<div class="boxes">{_table(told)}</div>'
-        f'<div class="charts">{_kept_chart(kept)}{_losses(history)}</div>'
+        f'<div class="charts">{_kept_chart(kept, jobs)}{_losses(history)}</div>'
         f'<div class="boxes">{_notes(told)}{_settings(told)}</div>'
         f"<footer>Made from {sources} in the folder of this page.</footer>"
     )
@@ -175,14 +175,14 @@ def _split(text: str) -> str:
     return f"<span>{estimate} <small>[{rest}</small></span>" if bracket else estimate
 
 
-def _kept_chart(kept: Sequence[Mapping[str, Any]]) -> str:
+def _kept_chart(kept: Sequence[Mapping[str, Any]], jobs: Sequence[Mapping[str, Any]]) -> str:
     if not kept:
         return ""
     rows = []
     for job in kept:
         share = job["kept"]
         told = _minus(shown(share, 2))
-        rows.append(Row(name(job, kept), share["estimate"], share["low"], share["high"], told, "main"))
+        rows.append(Row(name(job, jobs), share["estimate"], share["low"], share["high"], told, "main"))
     return estimates(
         "What the night kept of the day's gain",
         "1 is all that the instance had learned, 0 none of it. Without a gain that can be told from nothing: no share.",

@@ -74,12 +74,14 @@ def night(
     where the job cannot be had several times. Where an instance's last attempts by day were not likely better than the
     later half of these, it has nothing to teach: its job, too, the parent teaches, so that the night spoils nothing
     that could be done before. Where they were, a steady instance also says what it would do in the parent's place
-    (`evaluating.practise`). 0, as befits jobs that are no simulators: nothing is tried and every instance teaches, as
-    it does where its job cannot be attempted.
+    (`evaluating.practise`), and the sleeper's: `SleepConfig.practices` times in the night that lives six times 1,024
+    rows on every job of the day, and on as many older ones of the store as `SleepConfig.rehearsed` says. 0, as befits
+    jobs that are no simulators: nothing is tried and every instance teaches, as it does where its job cannot be
+    attempted.
 
     run, stopped, callback: as for `sleep`; a night that goes on does so with the lessons that it began with. Raises
     RunError where no run is left, StoreError or CheckpointError where the store's disk is full, and CheckpointError
-    where the learner as it left school cannot be read.
+    where the learner as it left school, or what was practised of an older job, cannot be read.
     """
     day: dict[str, tuple[Learner, str]] = {}
     left_out: list[tuple[str, str]] = []
@@ -103,9 +105,9 @@ def night(
         raise RunError(f"there is nothing to sleep on: {reasons}")
     folder, older, school, practising = None if run is None else Path(run), [], None, None
     if store is not None:
-        if attempts:
-            practising = partial(_practices, day, store, seed, (config or SleepConfig()).rehearsed, stopped)
         first = next(iter(day.values()))[0]
+        if attempts and first.work_config.steady:
+            practising = partial(_practices, day, store, seed, (config or SleepConfig()).rehearsed)
         best = parent or began_as(first)
         school = _school(best, (parent or first).provenance, store)
         if folder is None or not holds_night(folder):
@@ -207,31 +209,32 @@ def _practices(
     store: Store,
     seed: int,
     most: int,
-    stopped: threading.Event | None,
     sleeper: Learner,
     jobs: Sequence[str],
     number: int,
+    stopped: threading.Event | None,
 ) -> dict[str, FirstDays]:
-    """By job of the store, what a sleeper does on those of the day, and on so many of the others of a night.
+    """By job of the store, what a sleeper does on those of these that were lived by day, and on so many others.
 
-    The store keeps it for nights to come.
+    The store keeps it for nights to come. See `sleeping.Practising`.
     """
-    done: dict[str, FirstDays] = {}
-    if not sleeper.work_config.steady:
-        return done
-    openings = {id: opening(Path(place)) for place, (_, id) in day.items()}
-    others = {record.id: record for record in store.jobs() if record.id in jobs and record.id not in openings}
+    openings = {id: opening(Path(place)) for place, (_, id) in day.items() if id in jobs}
+    records = {record.id: record for record in store.jobs()}
+    others = [id for id in jobs if id in records and id not in openings]
     generator = np.random.default_rng([seed, 2, number])
     for drawn in generator.permutation(len(others))[:most]:
-        record = list(others.values())[drawn]
+        record = records[others[drawn]]
         openings[record.id] = record.job, record.kwargs, record.step_limit
     at = int(generator.integers(2**31))
+    done: dict[str, FirstDays] = {}
     for id, (job, kwargs, step_limit) in openings.items():
         if stopped is not None and stopped.is_set():
             raise KeyboardInterrupt
         if job is not None:
             with suppress(FifteenError):  # it may be one that cannot be had several times, or no longer
-                done[id] = practise(sleeper, job, attempts=0, seed=at, kwargs=kwargs, step_limit=step_limit).days
+                days = practise(sleeper, job, attempts=0, seed=at, kwargs=kwargs, step_limit=step_limit).days
+                if days.layout == records[id].layout:
+                    done[id] = days
     for id, days in done.items():
         store.keep_practice(id, days)
     return done

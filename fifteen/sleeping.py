@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -58,8 +58,16 @@ class SleepProgress(NamedTuple):
 
 
 Callback = Callable[[SleepProgress], Any]
-# What a learner does on some of these jobs, by job, at its practice of this number, from 0.
-Practising = Callable[[Learner, Sequence[str], int], Mapping[str, FirstDays]]
+
+
+class Practising(Protocol):
+    """Lets a learner act on some of these jobs: by job, what it did."""
+
+    def __call__(
+        self, sleeper: Learner, jobs: Sequence[str], number: int, stopped: threading.Event | None
+    ) -> Mapping[str, FirstDays]:
+        """number: of the practice in its night, from 0. Raises KeyboardInterrupt where `stopped` is set meanwhile."""
+        ...
 
 
 def sleep(
@@ -85,9 +93,10 @@ def sleep(
     night of steady minds that were schooled; by default their parent does. weights_only: merge the weights and read
     nothing that was lived; there need be nothing.
 
-    practising: asked `SleepConfig.practices` times in a night, evenly spread over its updates, what the sleeper does on
-    jobs by then. Who teaches one of them says what it would do there, and that is learned from, too, from then on. Its
-    KeyboardInterrupt ends the night there.
+    practising: in a night of steady minds asked `SleepConfig.practices` times, evenly spread over its updates, at most
+    once between two, what the sleeper does by then on jobs that the parent teaches or that have a `Lived.practice`. Who
+    teaches one of them says what it would do there, and that is learned from, too, from then on. Where it raises
+    KeyboardInterrupt the night is stopped.
     callback: called about a hundred times in a night; a true answer stops it.
 
     run: a folder in which the night is saved every 20 s and when callback, Ctrl-C or SIGTERM stop it. Where it holds
@@ -104,13 +113,16 @@ def sleep(
     origin = _origin(instances, parent)
     began = time.monotonic()
     if weights_only:
-        if older or run is not None or school is not None:
+        if older or run is not None or school is not None or practising is not None:
             raise RunError(
-                "weights_only reads nothing that was lived and takes no time: drop `older` and `run`, and `school`"
+                "weights_only reads nothing that was lived and takes no time: drop `older` and `run`, `school` and "
+                "`practising`"
             )
         weights = _merged(origin, instances)
         told = {"jobs": [last_job(one) for one in instances], "weights_only": True}
     else:
+        if practising is not None and not instances[0].work_config.steady:
+            raise RunError("only steady minds (WorkConfig.steady) practise by night: drop `practising`")
         folder = None if run is None else Path(run)
         teacher = _school(school, origin, parent, instances[0], config)
         begun, weights = _night(origin, instances, older, teacher, config, seed, folder, stopped, practising, callback)
@@ -240,6 +252,7 @@ def _night(
         "sleep": dataclasses.asdict(config),
         "seed": int(seed),
         "school": None if school is None else fingerprint(school.weights),
+        "practising": practising is not None,
     }
     with ExitStack() as stack:
         if folder is not None:
@@ -259,12 +272,24 @@ def _night(
         sequences, of_school = 0 if lived is None else len(lived.x), None
         started, timed, saved = clock(), None, clock()  # timed: when the first update, which compiles, was done
         stop = stopped is not None and stopped.is_set()
+
+        def keep() -> None:
+            _check_finite(study, step)
+            if folder is not None:
+                seconds = begun.seconds + clock() - started
+                desk.save(folder, dataclasses.replace(begun, step=step, seconds=seconds), study)
+
         while step < steps and not stop:
-            if practising is not None and begun.practices < min(
-                step * (config.practices + 1) // steps, config.practices
-            ):
+            due = min(step * (config.practices + 1) // steps, config.practices)
+            if practising is not None and begun.practices < due:
+                _check_finite(study, step)
                 sleeper = _with_weights(instances[0], study.weights, jnp.ones(()), {})
-                more = _practised(found, practising(sleeper, begun.jobs, begun.practices))
+                try:
+                    did = practising(sleeper, _practised_jobs(found), begun.practices, stopped)
+                except KeyboardInterrupt:
+                    keep()
+                    break
+                more = _practised(found, did)
                 if folder is not None:
                     desk.write(folder, begun, more, len(found))
                 dreams, found, begun = _dreams(dreams, more, mind, work), found + more, _with_practice(begun, more)
@@ -290,10 +315,7 @@ def _night(
                 stop = bool(callback(SleepProgress(step, steps, losses, left)))
             stop = stop or (stopped is not None and stopped.is_set())
             if stop or step == steps or clock() - saved > SAVE_EVERY_S:
-                _check_finite(study, step)
-                if folder is not None:
-                    seconds = begun.seconds + clock() - started
-                    desk.save(folder, dataclasses.replace(begun, step=step, seconds=seconds), study)
+                keep()
                 saved = clock()
         if folder is not None and step == steps:
             desk.end(folder)
@@ -306,15 +328,20 @@ def _updates(night: Begun, config: SleepConfig) -> int:
 
 
 def _dreams(dreams: Sequence[Dream], lessons: Sequence[Lesson], mind: MindConfig, work: WorkConfig) -> list[Dream]:
-    """`dreams` and those of more lessons, of which some are parts of earlier ones."""
+    """`dreams` and those of more lessons, of which some are parts of earlier ones. They have the lessons' numbers."""
     found = list(dreams)
     for lesson in lessons:
         told = lesson.dream(mind, work)
-        if lesson.joins is None:
+        if lesson.joins is None:  # all of these come before those that join one
             found.append(told)
         else:
             found[lesson.joins] = jax.tree.map(lambda *parts: jnp.concatenate(parts), found[lesson.joins], told)
     return found
+
+
+def _practised_jobs(lessons: Sequence[Lesson]) -> tuple[str, ...]:
+    """Those of which a sleeper's practice can be read: their teachers' memory is known, or has to be empty."""
+    return tuple(dict.fromkeys(one.lived.job for one in lessons if one.practised or one.older))
 
 
 def _practised(lessons: Sequence[Lesson], practice: Mapping[str, FirstDays]) -> list[Lesson]:
@@ -324,8 +351,8 @@ def _practised(lessons: Sequence[Lesson], practice: Mapping[str, FirstDays]) -> 
         lived, did = lesson.lived, practice.get(lesson.lived.job)
         if lesson.joins is None and (lesson.practised or lesson.older) and did and did.layout == lived.layout:
             # An older lesson is read with an empty memory whatever it says here.
-            batch = did.batch(lived.batch.memory[0])
-            more.append(Lesson(dataclasses.replace(lived, batch=batch), lesson.teacher, lesson.older, True, number))
+            lived = dataclasses.replace(lived, batch=did.batch(lived.batch.memory[0]))
+            more.append(Lesson(lived, lesson.teacher, lesson.older, True, number))
     return more
 
 

@@ -364,9 +364,11 @@ class Store:
     def keep_practice(self, job: str, days: FirstDays) -> None:
         """Keep first days of somebody who practised a job, in place of those that were kept of it before.
 
-        They do not count for the budget. Raises StoreError where the store does not know the job.
+        They do not count for the budget. Raises StoreError where the store does not know the job, or not like this.
         """
-        self._known(job)
+        layout = Layout.read(json.loads(self._known(job)["layout"]))
+        if days.layout != layout:
+            raise StoreError(f"what was practised of {job!r} has the layout {days.layout}, the job here {layout}")
         arrays = {"frames": days.frames, "images": days.images, "decisions": days.decisions}
         named = {name: array for name, array in arrays.items() if array is not None}
         checkpoint.write(self._practice(job), named, {"what": "practice", "job": job})

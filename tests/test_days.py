@@ -148,7 +148,8 @@ def test_interrupted_or_not_the_learner_is_the_same(tmp_path, quick, caplog):
     plan = json.loads((folder / "life.json").read_text())
     plan["nights"].pop()
     plan["settings"]["sleep"]["dreams"] = 3  # of a version that had it
-    del plan["settings"]["sleep"]["schoolwork"]  # and had not that
+    for later in ("schoolwork", "orthogonal_rate", "practices"):
+        del plan["settings"]["sleep"][later]  # and had not these
     (folder / "life.json").write_text(json.dumps(plan))
     life, told = go_on(None)
     assert not life.interrupted and life.days == whole.days

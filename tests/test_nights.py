@@ -23,7 +23,7 @@ from fifteen.evaluating import LIFETIMES, ROWS, Evaluation, practise
 from fifteen.experience import latest_memory
 from fifteen.gains import fell, gained, mean, share_kept
 from fifteen.judging import Attempts, Case, cases, judge
-from fifteen.night_report import read_history, shown, write_night_report
+from fifteen.night_report import name, read_history, shown, write_night_report
 from fifteen.nights import night, opening
 from fifteen.sleeping import SleepProgress
 from fifteen.store import Added, Store
@@ -175,6 +175,69 @@ def test_older_jobs_are_practised_and_what_was_practised_is_rehearsed_with_them(
         without = night([run], store, config=config, attempts=4).learner
     assert [set(one.provenance["slept"][-1]["practised"]) for one in (kept, without)] == [set(JOBS), {JOBS[1]}]
     assert not (np.array(without.state.weights) == np.array(kept.state.weights)).all()
+
+
+def steady(seed=0):
+    return fifteen.new("debug", seed=seed, work=dataclasses.replace(fifteen.new("debug").work_config, steady=True))
+
+
+def test_a_night_of_several_instances_and_an_older_job_goes_on_with_every_practice(tmp_path, monkeypatch):
+    config, older, today = SleepConfig(steps=8), tmp_path / "older", [tmp_path / "a", tmp_path / "b"]
+    fifteen.work(steady(), JOBS[0], steps=600, seed=1, run=older)
+    monkeypatch.setattr(nights, "gained", lambda at_work, parent: True)
+    with Store(tmp_path / "store") as store:
+        parent = night([older], store, config=config, attempts=4).learner
+        parent.save(tmp_path / "parent")
+        for seed, place in enumerate(today):  # two on one job
+            fifteen.work(fifteen.load(tmp_path / "parent"), JOBS[1], steps=600, seed=seed, run=place)
+        shutil.copytree(tmp_path / "store", tmp_path / "twin", ignore=shutil.ignore_patterns(".lock"))
+        whole = night(today, store, config=config, attempts=4).learner
+
+    def ends_in_its_practice(*_):
+        raise KeyboardInterrupt
+
+    def going_on(**how):
+        return night(today, store, config=config, run=tmp_path / "night", attempts=4, **how)
+
+    with Store(tmp_path / "twin") as store:
+        assert going_on(callback=lambda told: told.step == 1).interrupted
+        with monkeypatch.context() as patch:
+            patch.setattr(nights, "_practices", ends_in_its_practice)
+            assert going_on().interrupted
+        for step in (3, 5, 7):
+            assert going_on(callback=lambda told, at=step: told.step == at).interrupted
+        assert len(list((tmp_path / "night" / "lessons").iterdir())) == 2 + 1 + 2 + 1 + 2 * 3
+        with pytest.raises(CheckpointError, match=r"practising differ"):
+            night(today, store, config=config, run=tmp_path / "night")
+        done = going_on().learner
+    assert (np.array(done.state.weights) == np.array(whole.state.weights)).all()
+
+
+def test_a_night_of_before_sleepers_practised_goes_on_without(tmp_path, monkeypatch):
+    run, folder, config = tmp_path / "run", tmp_path / "night", SleepConfig(steps=8)
+    fifteen.work(steady(), JOBS[0], steps=600, seed=1, run=run)
+    monkeypatch.setattr(nights, "gained", lambda at_work, parent: True)
+    with Store(tmp_path / "store") as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(nights, "_practices", lambda *_: {})
+            whole = night([run], store, config=config, attempts=4).learner
+        night([run], store, config=config, run=folder, attempts=4, callback=lambda told: told.step == 1)
+        arrays, manifest = checkpoint.read(folder)
+        del manifest["practices"], manifest["about"]["practising"], manifest["about"]["sleep"]["practices"]
+        checkpoint.write(folder, arrays, manifest | {"jobs": [JOBS[0], JOBS[0]]})  # it named practice among its jobs
+        done = night([run], store, config=config, run=folder, attempts=4)
+    assert done.jobs == (JOBS[0],) and not done.interrupted
+    assert (np.array(done.learner.state.weights) == np.array(whole.state.weights)).all()
+
+
+def test_a_job_is_named_as_short_as_tells_it_from_the_others():
+    def of(id, run=None):
+        return {"job": id, "run": run}
+
+    jobs = [of('a {"seed": 0}'), of('b {"seed": 0}'), of('b {"seed": 1}'), of('c {"seed": 0}', "day/1-c")]
+    assert [name(job, jobs) for job in jobs] == ["a", 'b {"seed": 0}', 'b {"seed": 1}', "c"]
+    twice = [of('c {"seed": 0}', "day/1-c"), of('c {"seed": 0}', "day/2-c")]
+    assert [name(job, twice) for job in twice] == ['c {"seed": 0} (1-c)', 'c {"seed": 0} (2-c)']
 
 
 def test_a_job_that_can_be_had_once_only_is_tried_without_practice(runs, tmp_path, monkeypatch):

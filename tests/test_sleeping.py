@@ -193,6 +193,10 @@ def test_weights_alone_that_cannot_be_merged_are_refused(instances, tmp_path):
         fifteen.sleep([fifteen.new("debug", seed=0)], weights_only=True)
     with pytest.raises(RunError, match="drop `older` and `run`"):
         fifteen.sleep(instances, weights_only=True, run=tmp_path)
+    with pytest.raises(RunError, match="drop .*`practising`"):
+        fifteen.sleep(instances, weights_only=True, practising=lambda *_: {})
+    with pytest.raises(RunError, match="only steady minds"):
+        fifteen.sleep(instances, practising=lambda *_: {})
     sick = bare(instances[0])
     sick.state = sick.state._replace(weights=sick.state.weights.at[0].set(jnp.nan))
     with pytest.raises(RunError, match="instance 1 has weights that are not finite"):

@@ -576,7 +576,7 @@ def test_what_the_index_does_not_name_is_set_aside(tmp_path, folder):
 
 def test_what_was_practised_of_a_job_last_is_kept(tmp_path, folder):
     lived(tmp_path / "run", [[40]])
-    rows = np.arange(2 * 5 * 3, dtype=np.float32).reshape(2, 5, 3)
+    rows = np.arange(2 * 128 * 3, dtype=np.float32).reshape(2, 128, 3)
     with Store(folder) as opened:
         job = opened.add_run(tmp_path / "run").job
         (record,) = opened.jobs()
@@ -585,6 +585,8 @@ def test_what_was_practised_of_a_job_last_is_kept(tmp_path, folder):
             opened.keep_practice(job, FirstDays(record.layout, rows * factor, None, -rows * factor))
         with pytest.raises(StoreError, match="has no job 'nobody'"):
             opened.keep_practice("nobody", FirstDays(record.layout, rows, None, rows))
+        with pytest.raises(StoreError, match="has the layout"):
+            opened.keep_practice(job, FirstDays(dataclasses.replace(record.layout, slots=3), rows, None, rows))
     with Store(folder) as opened:
         found = opened.practice(job)
         assert found is not None and found.layout == record.layout and found.images is None
