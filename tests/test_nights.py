@@ -41,6 +41,20 @@ def runs(tmp_path_factory):
     return found
 
 
+def steady():
+    return fifteen.new("debug", seed=0, work=dataclasses.replace(fifteen.new("debug").work_config, steady=True))
+
+
+@pytest.fixture
+def brief(monkeypatch):
+    """First days of a practice are short."""
+
+    def practised(learner, job, **how):
+        return practise(learner, job, **how | {"rows": 128})
+
+    monkeypatch.setattr(nights, "practise", practised)
+
+
 def test_one_day_after_another(runs, tmp_path):
     with Store(tmp_path / "store") as store:
         first = night(runs[:1], store, config=NIGHT)
@@ -129,10 +143,9 @@ def test_where_an_instance_is_no_better_the_parent_teaches(runs, tmp_path, monke
     assert (np.array(same.learner.state.weights) == np.array(parent.state.weights)).all()
 
 
-def test_a_steady_instance_says_what_it_would_do_where_its_parent_practised(tmp_path):
-    work = dataclasses.replace(fifteen.new("debug").work_config, steady=True)
+def test_a_steady_instance_says_what_it_would_do_where_its_parent_practised(tmp_path, brief):
     run, short, folder = tmp_path / "run", SleepConfig(steps=6), tmp_path / "night"
-    fifteen.work(fifteen.new("debug", seed=0, work=work), JOBS[0], steps=1_000, seed=1, run=run)
+    fifteen.work(steady(), JOBS[0], steps=1_000, seed=1, run=run)
     with Store(tmp_path / "store") as store:
         alone, whole = (night([run], store, config=short, attempts=n).learner for n in (0, 4))
         assert [one.provenance["slept"][0]["practised"] for one in (alone, whole)] == [[], [JOBS[0]]]
@@ -152,12 +165,11 @@ def test_a_steady_instance_says_what_it_would_do_where_its_parent_practised(tmp_
 
 
 def test_older_jobs_are_practised_and_what_was_practised_is_rehearsed_with_them(tmp_path, monkeypatch):
-    work = dataclasses.replace(fifteen.new("debug").work_config, steady=True)
-    config, learner, asked = SleepConfig(steps=4), fifteen.new("debug", seed=0, work=work), []
+    config, learner, asked = SleepConfig(steps=4), steady(), []
 
     def noted(learner, job, *, attempts, **how):
         asked.append((job, attempts))
-        return practise(learner, job, attempts=attempts, **how)
+        return practise(learner, job, attempts=attempts, **how | {"rows": 128})
 
     monkeypatch.setattr(nights, "practise", noted)
     with Store(tmp_path / "store") as store:
@@ -177,11 +189,7 @@ def test_older_jobs_are_practised_and_what_was_practised_is_rehearsed_with_them(
     assert not (np.array(without.state.weights) == np.array(kept.state.weights)).all()
 
 
-def steady(seed=0):
-    return fifteen.new("debug", seed=seed, work=dataclasses.replace(fifteen.new("debug").work_config, steady=True))
-
-
-def test_a_night_of_several_instances_and_an_older_job_goes_on_with_every_practice(tmp_path, monkeypatch):
+def test_a_night_of_several_instances_and_an_older_job_goes_on_with_every_practice(tmp_path, monkeypatch, brief):
     config, older, today = SleepConfig(steps=8), tmp_path / "older", [tmp_path / "a", tmp_path / "b"]
     fifteen.work(steady(), JOBS[0], steps=600, seed=1, run=older)
     monkeypatch.setattr(nights, "gained", lambda at_work, parent: True)
@@ -206,14 +214,14 @@ def test_a_night_of_several_instances_and_an_older_job_goes_on_with_every_practi
             assert going_on().interrupted
         for step in (3, 5, 7):
             assert going_on(callback=lambda told, at=step: told.step == at).interrupted
-        assert len(list((tmp_path / "night" / "lessons").iterdir())) == 2 + 1 + 2 + 1 + 2 * 3
+        assert len(list((tmp_path / "night" / "lessons").iterdir())) == 2 + 1 + 2 + 1 + 3 * 3
         with pytest.raises(CheckpointError, match=r"practising differ"):
             night(today, store, config=config, run=tmp_path / "night")
         done = going_on().learner
     assert (np.array(done.state.weights) == np.array(whole.state.weights)).all()
 
 
-def test_a_night_of_before_sleepers_practised_goes_on_without(tmp_path, monkeypatch):
+def test_a_night_of_before_sleepers_practised_goes_on_without(tmp_path, monkeypatch, brief):
     run, folder, config = tmp_path / "run", tmp_path / "night", SleepConfig(steps=8)
     fifteen.work(steady(), JOBS[0], steps=600, seed=1, run=run)
     monkeypatch.setattr(nights, "gained", lambda at_work, parent: True)
