@@ -13,9 +13,10 @@ instances had together. All are asked as on a first day: `fifteen.evaluate`, fre
 
 Scores are normalised: 0 for chance, 1 for the reference (Gymnasium's jobs: the thresholds of
 bench/development_jobs.py; drawn jobs: their template's in the registry). Share kept of a job: (merged - parent) /
-(instance - parent), of jobs where an instance gained at least 0.2. Then the next job: steps until the mean of 10
-attempts is 0.7, on three jobs that nobody had, of the learner made of the first 8, of the parent and of each of the 8;
-not within the budget of `--steps` counts as the budget, and a job that none of them can do is left out.
+(instance - parent), of jobs where an instance gained at least 0.2. A mean of shares profits from those above 1, so that
+of shares counted as at most 1 stands beside it. Then the next job: steps until the mean of 10 attempts is 0.7, on three
+jobs that nobody had, of the learner made of the first 8, of the parent and of each of the 8; not within the budget of
+`--steps` counts as the budget, and a job that none of them can do is left out.
 
 Targets: share kept, mean over the jobs >= 0.95, worst job >= 0.85. Next job: ratio of steps to the parent's, and to
 those of the quickest instance, geometric mean over the jobs < 1. Each of every seed; median over seeds with interval.
@@ -240,8 +241,9 @@ def summed_up(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             for name, value in merged.items():
                 jobs[name].setdefault(key, []).append(value)
             if found:
-                row = methods.setdefault(key, {"mean": [], "worst": [], "jobs": []})
+                row = methods.setdefault(key, {"mean": [], "at most 1": [], "worst": [], "jobs": []})
                 row["mean"].append(statistics.mean(found.values()))
+                row["at most 1"].append(statistics.mean(min(share, 1.0) for share in found.values()))
                 row["worst"].append(min(found.values()))
                 row["jobs"].append(len(found))
         all_ratios = [next_ratio(measured, task.name, record["steps"]) for task in NEXT]
@@ -257,7 +259,7 @@ def summed_up(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             name: {key: round(statistics.mean(values), 4) for key, values in row.items()} for name, row in jobs.items()
         },
         "shares": {
-            key: {"mean": over_seeds(row["mean"]), "worst": over_seeds(row["worst"]), "jobs": row["jobs"]}
+            key: {what: row[what] if what == "jobs" else over_seeds(row[what]) for what in row}
             for key, row in methods.items()
         },
         "next": {other: over_seeds(values) for other, values in ratios.items()},
@@ -275,10 +277,11 @@ def print_table(summary: Mapping[str, Any]) -> None:
     for name, row in summary["jobs"].items():
         print(f"| {name} | {' | '.join(f'{row[key]:.2f}' if key in row else '' for key in columns)} |")
     print("\nShare of the gain kept, median over seeds [interval].\n")
-    print("| method | mean | worst job | jobs with a gain |\n|---|---|---|---|")
+    print("| method | mean | of shares at most 1 | worst job | jobs with a gain |\n|---|---|---|---|---|")
     for key, row in summary["shares"].items():
         jobs = f"{min(row['jobs'])} to {max(row['jobs'])}"
-        print(f"| {key} | {many_jobs.shown(row['mean'])} | {many_jobs.shown(row['worst'])} | {jobs} |")
+        shown = " | ".join(many_jobs.shown(row[what]) for what in ("mean", "at most 1", "worst"))
+        print(f"| {key} | {shown} | {jobs} |")
     print("\nSteps until the next job can be done, of each seed; None: not within the budget.\n")
     print("| job | sleep | parent | instances |\n|---|---|---|---|")
     for name, seeds in summary["next jobs"].items():
