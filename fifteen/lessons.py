@@ -23,10 +23,11 @@ from jax import Array
 from fifteen import checkpoint
 from fifteen.config import MindConfig, WorkConfig
 from fifteen.distilling import Dream, Study, dream
-from fifteen.errors import CheckpointError
+from fifteen.errors import CheckpointError, RunError
 from fifteen.frames import Layout
 from fifteen.instance import Statistics
-from fifteen.lived import Lived
+from fifteen.learner import Learner
+from fifteen.lived import FirstDays, Lived
 from fifteen.updating import Batch
 
 LESSONS = "lessons"
@@ -43,10 +44,64 @@ class Lesson:
     practised: bool = False  # it is what parent or sleeper did on a job that somebody else came to do well
     joins: int | None = None  # number of the lesson that it is read as a part of; None: it is one of its own
 
+    @property
+    def practisable(self) -> bool:
+        """What a sleeper does on its job can be read as a part: its teacher's memory is known, or has to be empty."""
+        return self.joins is None and (self.practised or self.older)
+
     def dream(self, mind: MindConfig, work: WorkConfig) -> Dream:
         lived, statistics = self.lived, jax.tree.map(jnp.asarray, self.lived.statistics)
         batch, continuous = jax.tree.map(jnp.asarray, lived.batch), jnp.asarray(lived.continuous)
         return dream(self.teacher, batch, statistics, continuous, mind, work, lived.layout, lived.wipe, self.older)
+
+
+def gathered(origin: Array, instances: Sequence[Learner], older: Sequence[Lived]) -> list[Lesson]:
+    """What the instances teach, then what the parent of weights float32[P] teaches, then what was practised of both.
+
+    Raises RunError where there is nothing.
+    """
+    found = [Lesson(lived, one.state.weights, False) for one in instances for lived in one.lived.values()]
+    found += [Lesson(lived, origin, True) for lived in older]
+    if not found:
+        raise RunError(
+            "nothing was lived: the instances have no experience; let them work with learn='weights' or 'both', or "
+            "with a run folder; or merge their weights alone with weights_only=True"
+        )
+    extra = []
+    for number, lesson in enumerate(found):
+        if (practice := lesson.lived.practice) is not None:
+            lived = dataclasses.replace(lesson.lived, batch=practice)
+            joins = number if lesson.older else None  # who teaches by practice as much as by a whole day is an instance
+            extra.append(Lesson(lived, lesson.teacher, lesson.older, True, joins))
+    return found + extra
+
+
+def practised_jobs(lessons: Sequence[Lesson]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(one.lived.job for one in lessons if one.practisable))
+
+
+def practised(lessons: Sequence[Lesson], practice: Mapping[str, FirstDays]) -> list[Lesson]:
+    """What a sleeper did on jobs, to be read with what was practised before it or with what the parent teaches."""
+    more = []
+    for number, lesson in enumerate(lessons):
+        lived, did = lesson.lived, practice.get(lesson.lived.job)
+        if lesson.practisable and did is not None and did.layout == lived.layout:
+            # An older lesson is read with an empty memory whatever it says here.
+            lived = dataclasses.replace(lived, batch=did.batch(lived.batch.memory[0]))
+            more.append(Lesson(lived, lesson.teacher, lesson.older, True, number))
+    return more
+
+
+def dreams(before: Sequence[Dream], lessons: Sequence[Lesson], mind: MindConfig, work: WorkConfig) -> list[Dream]:
+    """Those of before and of more lessons, of which some are parts of earlier ones. They have the lessons' numbers."""
+    found = list(before)
+    for lesson in lessons:
+        told = lesson.dream(mind, work)
+        if lesson.joins is None:  # all of these come before those that join one
+            found.append(told)
+        else:
+            found[lesson.joins] = jax.tree.map(lambda *parts: jnp.concatenate(parts), found[lesson.joins], told)
+    return found
 
 
 @dataclass(frozen=True)
@@ -69,6 +124,12 @@ def begun(about: Mapping[str, Any], lessons: Sequence[Lesson]) -> Begun:
     older = tuple(lesson.lived.job for lesson in lessons if lesson.older and not lesson.practised)
     practised = tuple(lesson.lived.job for lesson in lessons if lesson.practised)
     return Begun(uuid.uuid4().hex, about, jobs, older, practised, 0, 0, 0.0)
+
+
+def with_practice(night: Begun, more: Sequence[Lesson]) -> Begun:
+    """A night whose sleeper has practised once more."""
+    jobs = *night.practised, *(lesson.lived.job for lesson in more)
+    return dataclasses.replace(night, practised=jobs, practices=night.practices + 1)
 
 
 def write(folder: Path, night: Begun, lessons: Sequence[Lesson], first: int = 0) -> None:

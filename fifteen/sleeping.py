@@ -21,15 +21,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from fifteen import lessons as desk
 from fifteen.checkpoint import FolderLock
-from fifteen.config import MindConfig, SleepConfig, WorkConfig
-from fifteen.distilling import Dream, Study, begin, drawn, gradient, learn, picked
+from fifteen.config import MindConfig, SleepConfig
+from fifteen.distilling import Study, begin, drawn, gradient, learn, picked
 from fifteen.errors import RunError
 from fifteen.instance import new_statistics
 from fifteen.interrupting import interruptible
@@ -265,7 +264,7 @@ def _night(
         living = None
         if school is not None and _rehearses(begun) and step < steps:
             living = pool.submit(schoolwork, school, mind, work, seed)
-        dreams = _dreams([], found, mind, work) if step < steps else []
+        dreams = desk.dreams([], found, mind, work) if step < steps else []
         rehearsed = [lesson.older for lesson in found if lesson.joins is None]
         distances: dict[int, Array] = {}  # to the teacher, of each lesson when it was last learned from
         lived = None if living is None else living.result()
@@ -285,14 +284,15 @@ def _night(
                 _check_finite(study, step)
                 sleeper = _with_weights(instances[0], study.weights, jnp.ones(()), {})
                 try:
-                    did = practising(sleeper, _practised_jobs(found), begun.practices, stopped)
+                    did = practising(sleeper, desk.practised_jobs(found), begun.practices, stopped)
                 except KeyboardInterrupt:
                     keep()
                     break
-                more = _practised(found, did)
+                more = desk.practised(found, did)
                 if folder is not None:
                     desk.write(folder, begun, more, len(found))
-                dreams, found, begun = _dreams(dreams, more, mind, work), found + more, _with_practice(begun, more)
+                dreams, found = desk.dreams(dreams, more, mind, work), found + more
+                begun = desk.with_practice(begun, more)
             available = [len(one.policy) for one in dreams]
             told = {
                 n: gradient(
@@ -327,40 +327,6 @@ def _updates(night: Begun, config: SleepConfig) -> int:
     return config.steps if len(night.jobs) > len(night.older) else 0
 
 
-def _dreams(dreams: Sequence[Dream], lessons: Sequence[Lesson], mind: MindConfig, work: WorkConfig) -> list[Dream]:
-    """`dreams` and those of more lessons, of which some are parts of earlier ones. They have the lessons' numbers."""
-    found = list(dreams)
-    for lesson in lessons:
-        told = lesson.dream(mind, work)
-        if lesson.joins is None:  # all of these come before those that join one
-            found.append(told)
-        else:
-            found[lesson.joins] = jax.tree.map(lambda *parts: jnp.concatenate(parts), found[lesson.joins], told)
-    return found
-
-
-def _practised_jobs(lessons: Sequence[Lesson]) -> tuple[str, ...]:
-    """Those of which a sleeper's practice can be read: their teachers' memory is known, or has to be empty."""
-    return tuple(dict.fromkeys(one.lived.job for one in lessons if one.practised or one.older))
-
-
-def _practised(lessons: Sequence[Lesson], practice: Mapping[str, FirstDays]) -> list[Lesson]:
-    """What the sleeper did, with what was practised before it or with what the parent teaches."""
-    more = []
-    for number, lesson in enumerate(lessons):
-        lived, did = lesson.lived, practice.get(lesson.lived.job)
-        if lesson.joins is None and (lesson.practised or lesson.older) and did and did.layout == lived.layout:
-            # An older lesson is read with an empty memory whatever it says here.
-            lived = dataclasses.replace(lived, batch=did.batch(lived.batch.memory[0]))
-            more.append(Lesson(lived, lesson.teacher, lesson.older, True, number))
-    return more
-
-
-def _with_practice(night: Begun, more: Sequence[Lesson]) -> Begun:
-    practised = *night.practised, *(lesson.lived.job for lesson in more)
-    return dataclasses.replace(night, practised=practised, practices=night.practices + 1)
-
-
 def _rehearses(night: Begun) -> bool:
     """Whether school is rehearsed in it."""
     return night.about.get("school") is not None
@@ -381,29 +347,12 @@ def _opened(
         if older and (these := tuple(one.job for one in older)) != begun.older:
             raise RunError(f"{folder} holds a night that rehearses {begun.older}, not {these}: give another folder")
         return begun, study, desk.read(folder, begun) if begun.step < _updates(begun, config) else []
-    found = _lessons(origin, instances, older)
+    found = desk.gathered(origin, instances, older)
     begun = desk.begun(about, found)
     if folder is not None:
         desk.write(folder, begun, found)
         desk.save(folder, begun, study)
     return begun, study, found
-
-
-def _lessons(origin: Array, instances: Sequence[Learner], older: Sequence[Lived]) -> list[Lesson]:
-    found = [Lesson(lived, one.state.weights, False) for one in instances for lived in one.lived.values()]
-    found += [Lesson(lived, origin, True) for lived in older]
-    if not found:
-        raise RunError(
-            "nothing was lived: the instances have no experience; let them work with learn='weights' or 'both', or "
-            "with a run folder; or merge their weights alone with weights_only=True"
-        )
-    practised = []
-    for number, lesson in enumerate(found):
-        if (practice := lesson.lived.practice) is not None:
-            lived = dataclasses.replace(lesson.lived, batch=practice)
-            joins = number if lesson.older else None  # who teaches by practice as much as by a whole day is an instance
-            practised.append(Lesson(lived, lesson.teacher, lesson.older, True, joins))
-    return found + practised
 
 
 def _by_job(lessons: Sequence[Lesson], distances: Mapping[int, Array]) -> dict[str, float]:
