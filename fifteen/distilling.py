@@ -1,6 +1,6 @@
 """Policy distillation on stored sequences: what a teacher says of them, and one update towards it. Pure functions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -63,6 +63,7 @@ def dream(
     layout: Layout,
     wipe: bool,
     first_day: bool,
+    practised: bool = False,
 ) -> Dream:
     """What a teacher of weights float32[P] says of first days that begin where attempts did.
 
@@ -71,12 +72,19 @@ def dream(
     very first days that are read. There are n of L / 2 rows. Where `work.steady` the sleeper's senses and memory are
     the teacher's, so that first days may be long: an update is one of single rows, and unrolls nothing. Then as many
     rows are of shorter ones, for who fails at a first day's beginning, which is rare among its rows, gets no further.
+
+    practised: somebody else lived it. Who reads all of it remembers, after a while, what one does who fails, and says
+    what nobody ever taught it: it is asked piece by piece, with its own memory before each.
     """
     every = Rows(batch.frames, batch.images, batch.decisions)
+
+    def saying(rows: Rows, memory: Array) -> tuple[Array, Array]:
+        x, first = _perceived(weights, rows, statistics, continuous, mind, layout)
+        return _said(weights, _remembered(weights, memory, x, first & wipe, mind), rows, mind, layout)
+
     told = None
     if not first_day:
-        x, first = _perceived(weights, every, statistics, continuous, mind, layout)
-        told = _said(weights, _remembered(weights, batch.memory, x, first & wipe, mind), every, mind, layout)
+        told = _by_piece(saying, every, batch.memory) if practised else saying(every, batch.memory)
     first = _firsts(batch.frames, layout)
 
     def reading(length: int, number: int) -> Dream:
@@ -96,6 +104,21 @@ def dream(
     lengths = [length for length in _SHORTER if length < rows // 2]
     shorter = [reading(length, sequences * rows // (2 * len(lengths) * length)) for length in lengths]
     return _mixed([longest, *shorter])
+
+
+def _by_piece(
+    saying: Callable[[Rows, Array], tuple[Array, Array]], rows: Rows, memory: Array
+) -> tuple[Array, Array]:
+    """What is said of n sequences, float32[n, T, ...], read in pieces of ROWS: each after the ROWS before it.
+
+    memory: float32[n, memory], before that. T: a multiple of ROWS, 2 * ROWS at least.
+    """
+    number, length = rows.frames.shape[:2]
+    sequence, at = (x.reshape(-1) for x in np.indices((number, length // ROWS), np.int32))
+    begin = ROWS * np.maximum(at - 1, 0)
+    said = saying(_cut(rows, sequence, begin, 2 * ROWS), memory[sequence])
+    told = _cut(said, np.arange(len(at), dtype=np.int32), ROWS * at - begin, ROWS)
+    return jax.tree.map(lambda x: x.reshape(number, length, *x.shape[2:]), told)
 
 
 # The parts of a dream are compiled apart, for what takes longest, the memory's part, is the same for every layout.

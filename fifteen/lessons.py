@@ -52,7 +52,8 @@ class Lesson:
     def dream(self, mind: MindConfig, work: WorkConfig) -> Dream:
         lived, statistics = self.lived, jax.tree.map(jnp.asarray, self.lived.statistics)
         batch, continuous = jax.tree.map(jnp.asarray, lived.batch), jnp.asarray(lived.continuous)
-        return dream(self.teacher, batch, statistics, continuous, mind, work, lived.layout, lived.wipe, self.older)
+        settings = mind, work, lived.layout, lived.wipe, self.older, self.practised
+        return dream(self.teacher, batch, statistics, continuous, *settings)
 
 
 def gathered(origin: Array, instances: Sequence[Learner], older: Sequence[Lived]) -> list[Lesson]:

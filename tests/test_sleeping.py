@@ -266,6 +266,28 @@ def test_rows_in_a_mixed_order_keep_what_their_teacher_says():
             np.testing.assert_allclose(value, mixed_value, atol=1e-5)
 
 
+def test_who_teaches_by_practice_is_asked_piece_by_piece():
+    """What others did before the last 128 rows does not change what it says."""
+    learner = fifteen.new("debug", seed=0)
+    fifteen.work(learner, JOBS[0], steps=1_000, seed=1)
+    (lived,) = learner.lived.values()
+    batch = jax.tree.map(jnp.asarray, lived.batch)
+    rows = batch.frames.shape[1]
+    settings = learner.config, learner.work_config, lived.layout, False, False
+    settings = lived.statistics, jnp.asarray(lived.continuous), *settings
+
+    def policy(batch, practised):
+        return np.asarray(dream(learner.state.weights, batch, *settings, practised).policy)[0]
+
+    other = batch._replace(frames=batch.frames.at[:, 0].multiply(0.9))
+    near, far = slice(0, 128), slice(128, rows // 2)
+    for practised in (True, False):
+        changed = np.abs(policy(batch, practised) - policy(other, practised)).max(axis=(1, 2))
+        assert changed[near].max() > 1e-6
+        assert (changed[far].max() == 0.0) == practised
+    np.testing.assert_allclose(policy(batch, True)[near], policy(batch, False)[near], atol=1e-6)
+
+
 def test_what_the_parent_teaches_is_what_it_would_say_itself():
     """Of the very first days that are read: so a sleeper that still is the parent has nothing to learn."""
     work = dataclasses.replace(fifteen.new("debug").work_config, steady=True)
