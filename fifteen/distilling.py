@@ -106,9 +106,7 @@ def dream(
     return _mixed([longest, *shorter])
 
 
-def _by_piece(
-    saying: Callable[[Rows, Array], tuple[Array, Array]], rows: Rows, memory: Array
-) -> tuple[Array, Array]:
+def _by_piece(saying: Callable[[Rows, Array], tuple[Array, Array]], rows: Rows, memory: Array) -> tuple[Array, Array]:
     """What is said of n sequences, float32[n, T, ...], read in pieces of ROWS: each after the ROWS before it.
 
     memory: float32[n, memory], before that. T: a multiple of ROWS, 2 * ROWS at least.
