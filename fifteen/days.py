@@ -300,6 +300,8 @@ def run_live(command: "Live", parent: Learner, steps: int, folder: Path, console
     def told(day: int, event: Event | SleepProgress) -> None:
         if isinstance(event, Event):
             tell(event, f"day {day}: ")
+        elif event.practising:
+            console.print(f"night {day}: {event.step:,} of {event.steps:,}; the learner practises", highlight=False)
         elif event.step == event.steps or event.step % max(1, event.steps // 10) == 0:
             left = "" if event.seconds_left is None else f", {duration(event.seconds_left)} left"
             losses = ", ".join(f"{job} {loss:.3g}" for job, loss in event.losses.items())

@@ -28,7 +28,10 @@ NIGHT = "night"
 
 
 def sleep_view(console: Console, *, clock: Callable[[], float] = time.monotonic) -> PeriodicView[SleepProgress]:
-    return PeriodicView(console, sleep_table, sleep_line, lambda told: told.step >= told.steps, clock=clock)
+    def urgent(told: SleepProgress) -> bool:
+        return told.step >= told.steps or told.practising
+
+    return PeriodicView(console, sleep_table, sleep_line, urgent, clock=clock)
 
 
 def sleep_line(progress: SleepProgress) -> str:
@@ -48,7 +51,8 @@ def sleep_table(progress: SleepProgress) -> RenderableType:
 
 def _updates(progress: SleepProgress) -> str:
     left = "" if progress.seconds_left is None else f", {duration(progress.seconds_left)} left"
-    return f"{progress.step:,} of {progress.steps:,} updates{left}"
+    now = ", the learner practises" if progress.practising else ""
+    return f"{progress.step:,} of {progress.steps:,} updates{left}{now}"
 
 
 def run_sleep(command: Sleep, parent: Learner | None, folder: Path, console: Console) -> int:

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -54,6 +54,7 @@ class SleepProgress(NamedTuple):
     # By job, and of "school": cross-entropy to the teacher's policy beyond the teacher's own entropy, nats.
     losses: dict[str, float]
     seconds_left: float | None = None  # None: not known yet
+    practising: bool = False  # the sleeper now tries what it learned; updates go on afterwards
 
 
 Callback = Callable[[SleepProgress], Any]
@@ -96,7 +97,7 @@ def sleep(
     once between two, what the sleeper does by then on jobs that the parent teaches or that have a `Lived.practice`. Who
     teaches one of them says what it would do there, and that is learned from, too, from then on. Where it raises
     KeyboardInterrupt the night is stopped.
-    callback: called about a hundred times in a night; a true answer stops it.
+    callback: called about a hundred times in a night, and before each practice; a true answer stops it.
 
     run: a folder in which the night is saved every 20 s and when callback, Ctrl-C or SIGTERM stop it. Where it holds
     the night of these instances, parent, seed and config, that one goes on, exactly, with the lessons that it has.
@@ -278,14 +279,23 @@ def _night(
                 seconds = begun.seconds + clock() - started
                 desk.save(folder, dataclasses.replace(begun, step=step, seconds=seconds), study)
 
+        def stops(practising: bool = False) -> bool:
+            if callback is None:
+                return False
+            losses = _by_job(found, distances) | ({_SCHOOL: float(of_school[1])} if of_school else {})
+            rate = (clock() - timed) / (step - first - 1) if timed is not None and step > first + 1 else None
+            left = None if rate is None else rate * (steps - step)
+            return bool(callback(SleepProgress(step, steps, losses, left, practising)))
+
         while step < steps and not stop:
             due = min(step * (config.practices + 1) // steps, config.practices)
             if practising is not None and begun.practices < due:
                 _check_finite(study, step)
-                sleeper = _with_weights(instances[0], study.weights, jnp.ones(()), {})
-                try:
-                    did = practising(sleeper, desk.practised_jobs(found), begun.practices, stopped)
-                except KeyboardInterrupt:
+                sleeper, did = _with_weights(instances[0], study.weights, jnp.ones(()), {}), None
+                if not stops(practising=True):
+                    with suppress(KeyboardInterrupt):
+                        did = practising(sleeper, desk.practised_jobs(found), begun.practices, stopped)
+                if did is None:
                     keep()
                     break
                 more = desk.practised(found, did)
@@ -308,11 +318,8 @@ def _night(
             distances |= {n: distance for n, (_, distance) in told.items()}
             step += 1
             timed = timed or clock()
-            if callback is not None and (step % max(1, steps // _REPORTS) == 0 or step == steps):
-                losses = _by_job(found, distances) | ({_SCHOOL: float(of_school[1])} if of_school else {})
-                rate = (clock() - timed) / (step - first - 1) if step > first + 1 else None
-                left = None if rate is None else rate * (steps - step)
-                stop = bool(callback(SleepProgress(step, steps, losses, left)))
+            if step % max(1, steps // _REPORTS) == 0 or step == steps:
+                stop = stops()
             stop = stop or (stopped is not None and stopped.is_set())
             if stop or step == steps or clock() - saved > SAVE_EVERY_S:
                 keep()

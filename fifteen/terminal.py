@@ -73,12 +73,12 @@ class PeriodicView(Generic[P]):
         console: Console,
         table: Callable[[P], RenderableType],
         line: Callable[[P], str],
-        over: Callable[[P], bool],
+        urgent: Callable[[P], bool],
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """over: of a progress that is the last one, which is always shown."""
-        self._console, self._table, self._line, self._over, self._clock = console, table, line, over, clock
+        """urgent: of a progress that is always shown, as the last one is."""
+        self._console, self._table, self._line, self._urgent, self._clock = console, table, line, urgent, clock
         self._every_s = 1.0 if console.is_terminal else 15.0
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self._shown: float | None = None
@@ -93,7 +93,7 @@ class PeriodicView(Generic[P]):
             self._live.stop()
 
     def write(self, progress: P) -> None:
-        if not self._over(progress) and self._shown is not None and self._clock() - self._shown < self._every_s:
+        if not self._urgent(progress) and self._shown is not None and self._clock() - self._shown < self._every_s:
             return
         self._shown = self._clock()
         if self._live is not None:

@@ -212,6 +212,7 @@ def test_a_night_of_several_instances_and_an_older_job_goes_on_with_every_practi
         with monkeypatch.context() as patch:
             patch.setattr(nights, "_practices", ends_in_its_practice)
             assert going_on().interrupted
+        assert going_on(callback=lambda told: told.practising).interrupted
         for step in (3, 5, 7):
             assert going_on(callback=lambda told, at=step: told.step == at).interrupted
         assert len(list((tmp_path / "night" / "lessons").iterdir())) == 2 + 1 + 2 + 1 + 3 * 3
@@ -411,7 +412,9 @@ def test_the_view_shows_every_job_and_the_time_left():
     said = io.StringIO()
     with night_command.sleep_view(Console(file=said, width=80, force_terminal=True)) as view:
         view.write(SleepProgress(1, 4, {"a": 0.5, "b": 0.25}, 65.0))
-    assert all(text in said.getvalue() for text in ("1:05 left", "distance to its teacher", "0.25"))
+        view.write(SleepProgress(1, 4, {"a": 0.5, "b": 0.25}, 65.0, practising=True))  # at once, for it takes a while
+    texts = "1:05 left", "distance to its teacher", "0.25", "the learner practises"
+    assert all(text in said.getvalue() for text in texts)
 
 
 def test_the_command_for_weights_only(runs, tmp_path, capsys, monkeypatch):
