@@ -301,7 +301,7 @@ def run_live(command: "Live", parent: Learner, steps: int, folder: Path, console
         if isinstance(event, Event):
             tell(event, f"day {day}: ")
         elif event.practising:
-            console.print(f"night {day}: {event.step:,} of {event.steps:,}; the learner practises", highlight=False)
+            console.print(f"night {day}: {event.step:,} of {event.steps:,}; practising", highlight=False)
         elif event.step == event.steps or event.step % max(1, event.steps // 10) == 0:
             left = "" if event.seconds_left is None else f", {duration(event.seconds_left)} left"
             losses = ", ".join(f"{job} {loss:.3g}" for job, loss in event.losses.items())

@@ -51,7 +51,7 @@ def sleep_table(progress: SleepProgress) -> RenderableType:
 
 def _updates(progress: SleepProgress) -> str:
     left = "" if progress.seconds_left is None else f", {duration(progress.seconds_left)} left"
-    now = ", the learner practises" if progress.practising else ""
+    now = ", practising" if progress.practising else ""
     return f"{progress.step:,} of {progress.steps:,} updates{left}{now}"
 
 

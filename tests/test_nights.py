@@ -413,7 +413,7 @@ def test_the_view_shows_every_job_and_the_time_left():
     with night_command.sleep_view(Console(file=said, width=80, force_terminal=True)) as view:
         view.write(SleepProgress(1, 4, {"a": 0.5, "b": 0.25}, 65.0))
         view.write(SleepProgress(1, 4, {"a": 0.5, "b": 0.25}, 65.0, practising=True))  # at once, for it takes a while
-    texts = "1:05 left", "distance to its teacher", "0.25", "the learner practises"
+    texts = "1:05 left", "distance to its teacher", "0.25", "practising"
     assert all(text in said.getvalue() for text in texts)
 
 
