@@ -40,29 +40,41 @@ class Lesson:
 
     lived: Lived
     teacher: Array  # float32[P], weights
-    older: bool  # the parent teaches it, and reads it as on a first day: of an earlier day, or nothing was gained
+    older: bool  # of an earlier day, or of one on which nothing was gained
     practised: bool = False  # it is what parent or sleeper did on a job that somebody else came to do well
     joins: int | None = None  # number of the lesson that it is read as a part of; None: it is one of its own
+    # Of an older lesson's teacher when its day ended, float32[memory]; None: it reads as on a first day.
+    memory: np.ndarray | None = None
 
     @property
     def practisable(self) -> bool:
         """What a sleeper does on its job can be read as a part: its teacher's memory is known, or has to be empty."""
         return self.joins is None and (self.practised or self.older)
 
+    @property
+    def first_day(self) -> bool:
+        return self.older and self.memory is None
+
     def dream(self, mind: MindConfig, work: WorkConfig) -> Dream:
         lived, statistics = self.lived, jax.tree.map(jnp.asarray, self.lived.statistics)
         batch, continuous = jax.tree.map(jnp.asarray, lived.batch), jnp.asarray(lived.continuous)
-        settings = mind, work, lived.layout, lived.wipe, self.older, self.practised
+        settings = mind, work, lived.layout, lived.wipe, self.first_day, self.practised
         return dream(self.teacher, batch, statistics, continuous, *settings)
 
 
 def gathered(origin: Array, instances: Sequence[Learner], older: Sequence[Lived]) -> list[Lesson]:
-    """What the instances teach, then what the parent of weights float32[P] teaches, then what was practised of both.
+    """What the instances teach, then what is older, then what was practised of both.
+
+    origin: float32[P], weights of the parent, who teaches what is older and has no teacher of its own.
 
     Raises RunError where there is nothing.
     """
     found = [Lesson(lived, one.state.weights, False) for one in instances for lived in one.lived.values()]
-    found += [Lesson(lived, origin, True) for lived in older]
+    for lived in older:
+        if (told := lived.teacher) is None:
+            found.append(Lesson(lived, origin, True))
+        else:
+            found.append(Lesson(lived, jnp.asarray(told.weights), True, memory=told.memory))
     if not found:
         raise RunError(
             "nothing was lived: the instances have no experience; let them work with learn='weights' or 'both', or "
@@ -71,9 +83,9 @@ def gathered(origin: Array, instances: Sequence[Learner], older: Sequence[Lived]
     extra = []
     for number, lesson in enumerate(found):
         if (practice := lesson.lived.practice) is not None:
-            lived = dataclasses.replace(lesson.lived, batch=practice)
+            lived = dataclasses.replace(lesson.lived, batch=practice, practice=None)
             joins = number if lesson.older else None  # who teaches by practice as much as by a whole day is an instance
-            extra.append(Lesson(lived, lesson.teacher, lesson.older, True, joins))
+            extra.append(dataclasses.replace(lesson, lived=lived, practised=True, joins=joins))
     return found + extra
 
 
@@ -82,14 +94,15 @@ def practised_jobs(lessons: Sequence[Lesson]) -> tuple[str, ...]:
 
 
 def practised(lessons: Sequence[Lesson], practice: Mapping[str, FirstDays]) -> list[Lesson]:
-    """What a sleeper did on jobs, to be read with what was practised before it or with what the parent teaches."""
+    """What a sleeper did on jobs, to be read with what was practised before it or with an older lesson."""
     more = []
     for number, lesson in enumerate(lessons):
         lived, did = lesson.lived, practice.get(lesson.lived.job)
         if lesson.practisable and did is not None and did.layout == lived.layout:
-            # An older lesson is read with an empty memory whatever it says here.
-            lived = dataclasses.replace(lived, batch=did.batch(lived.batch.memory[0]))
-            more.append(Lesson(lived, lesson.teacher, lesson.older, True, number))
+            # Who reads it as on a first day has an empty memory whatever it says here.
+            memory = lived.batch.memory[0] if lesson.memory is None else lesson.memory
+            lived = dataclasses.replace(lived, batch=did.batch(memory))
+            more.append(dataclasses.replace(lesson, lived=lived, practised=True, joins=number))
     return more
 
 
@@ -112,7 +125,7 @@ class Begun:
     id: str  # of the night: its lessons carry it
     about: Mapping[str, Any]  # what it was begun with: JSON-able
     jobs: tuple[str, ...]  # of every lesson but those of practice
-    older: tuple[str, ...]  # those that the parent teaches among them
+    older: tuple[str, ...]  # those among them that no instance of this day teaches
     practised: tuple[str, ...]  # of every lesson of practice: they are numbered after the others
     practices: int  # of the sleeper: those that are done or, in nights of before there were any, never will be
     step: int  # updates done
@@ -140,6 +153,8 @@ def write(folder: Path, night: Begun, lessons: Sequence[Lesson], first: int = 0)
         arrays = {"teacher": lesson.teacher, "continuous": lived.continuous}
         arrays |= {f"statistics/{name}": value for name, value in lived.statistics._asdict().items()}
         arrays |= {f"batch/{name}": value for name, value in batch._asdict().items() if value is not None}
+        if lesson.memory is not None:
+            arrays["memory"] = lesson.memory
         told = {"what": "lesson", "night": night.id, "job": lived.job, "wipe": lived.wipe, "older": lesson.older}
         told |= {"practised": lesson.practised, "joins": lesson.joins}
         layout = dataclasses.asdict(lived.layout)
@@ -216,7 +231,8 @@ def _read(place: Path, night: Begun) -> Lesson:
         Statistics(*(jnp.asarray(arrays[f"statistics/{name}"]) for name in Statistics._fields)),
         Batch(*(arrays.get(f"batch/{name}") for name in Batch._fields)),  # pyright: ignore[reportArgumentType]
     )
-    return Lesson(lived, jnp.asarray(arrays["teacher"]), told["older"], told.get("practised", False), told.get("joins"))
+    teacher, practised = jnp.asarray(arrays["teacher"]), told.get("practised", False)
+    return Lesson(lived, teacher, told["older"], practised, told.get("joins"), arrays.get("memory"))
 
 
 def _place(folder: Path, number: int) -> Path:

@@ -41,6 +41,18 @@ class FirstDays:
 
 @final
 @dataclass(frozen=True)
+class Teacher:
+    """Who taught a job in the night after it was lived, and teaches it in later ones: a copy of a copy forgets."""
+
+    weights: np.ndarray | Array  # float32[P]
+    # Of an instance when its day ended, float32[memory]; None: a parent, who reads as on a first day.
+    memory: np.ndarray | None
+    statistics: Statistics  # then, of an instance
+    wipe: bool  # see `Lived`
+
+
+@final
+@dataclass(frozen=True)
 class Lived:
     """Sequences of one lifetime, and what is needed to read them."""
 
@@ -53,6 +65,7 @@ class Lived:
     # What another did on the job, [n, rows, ...]: who teaches it says what it would do there, too; an instance with
     # that memory, the parent with an empty one.
     practice: Batch | None = None
+    teacher: Teacher | None = None  # of what was lived on an earlier day; None: the parent
 
 
 def bounds(available: Callable[[int], int], steady: bool) -> tuple[int, int] | None:

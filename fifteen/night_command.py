@@ -141,7 +141,7 @@ def _say(slept: Night, told: dict, console: Console) -> None:
     if slept.older:
         console.print(f"rehearsed from earlier days: {', '.join(slept.older)}", highlight=False, soft_wrap=True)
     if slept.untaught:
-        why = "taught by the parent, whose instance's last attempts by day were not likely better than its own"
+        why = "taught by no instance, for its last attempts by day were not likely better than the parent's"
         console.print(f"{why}: {', '.join(slept.untaught)}", highlight=False, soft_wrap=True)
     if told["night"].get("school"):
         console.print("rehearsed beside the jobs: school", highlight=False)

@@ -103,7 +103,7 @@ def marks(job: Mapping[str, Any]) -> str:
     """What else a row of night.json says, as HTML; empty where it says nothing."""
     said = {
         "older": job["older"],
-        "its parent taught it": not (job["taught"] or job["older"]),
+        "no instance taught it": not (job["taught"] or job["older"]),
         "worse": job["worse"],
         "not attempted": bool(job["missing"]),
     }

@@ -24,7 +24,7 @@ from fifteen.gains import gained
 from fifteen.instance import Statistics
 from fifteen.learner import Learner, learner_folder, load
 from fifteen.lessons import holds_night
-from fifteen.lived import FirstDays, Lived, bounds
+from fifteen.lived import FirstDays, Lived, Teacher, bounds
 from fifteen.rehearsing import senses
 from fifteen.report import read_record
 from fifteen.sleeping import Callback, began_as, fingerprint, last_job, sleep, unfit
@@ -45,7 +45,7 @@ class Night:
     left_out: tuple[tuple[str, str], ...]  # folder and reason
     jobs: tuple[str, ...]  # lived by day, one for each that took part
     older: tuple[str, ...]  # rehearsed beside them
-    untaught: tuple[str, ...]  # of `jobs`, those where no instance was better than the parent, who taught them
+    untaught: tuple[str, ...]  # of `jobs`, those that no instance taught, for none was better than the parent
     interrupted: bool = False  # `night` with the same arguments goes on
 
 
@@ -65,23 +65,24 @@ def night(
 
     runs: folders of `fifteen.work(run=...)`, of instances of one parent: by default that of the first. A run that is
     broken, not finite, or of another parent is left out by name. Jobs that the store has from earlier days are
-    rehearsed with the parent as their teacher; logs of other agents are not. School is rehearsed where steady minds
-    were schooled: from before their first night on the store keeps who teaches it, the learner as it left school; where
-    it does not have that, the parent teaches. store: None where no experience may be read: then the weights alone are
-    merged, and runs may be folders of learners.
+    rehearsed, too; logs of other agents are not. Of steady minds the store keeps who taught a job when it was lived
+    last, and who teaches it in later nights, for a copy of a copy gets worse with every night; else the parent does.
+    School is rehearsed where steady minds were schooled: from before their first night on the store keeps who teaches
+    it, the learner as it left school; where it does not have that, the parent teaches. store: None where no experience
+    may be read: then the weights alone are merged, and runs may be folders of learners.
 
     attempts: of the parent at the job of every run, at least, in each of a few lifetimes with a fresh memory, or in one
     where the job cannot be had several times. Where an instance's last attempts by day were not likely better than the
-    later half of these, it has nothing to teach: its job, too, the parent teaches, so that the night spoils nothing
-    that could be done before. Where they were, a steady instance also says what it would do in the parent's place
-    (`evaluating.practise`), and the sleeper's: `SleepConfig.practices` times in the night that lives six times 1,024
-    rows on every job of the day, and on as many older ones of the store as `SleepConfig.rehearsed` says. 0, as befits
-    jobs that are no simulators: nothing is tried and every instance teaches, as it does where its job cannot be
+    later half of these, it has nothing to teach: its job is rehearsed as older ones are, so that the night spoils
+    nothing that could be done before. Where they were, a steady instance also says what it would do in the parent's
+    place (`evaluating.practise`), and the sleeper's: `SleepConfig.practices` times in the night that lives six times
+    1,024 rows on every job of the day, and on as many older ones of the store as `SleepConfig.rehearsed` says. 0, as
+    befits jobs that are no simulators: nothing is tried and every instance teaches, as it does where its job cannot be
     attempted.
 
     run, stopped, callback: as for `sleep`; a night that goes on does so with the lessons that it began with. Raises
     RunError where no run is left, StoreError or CheckpointError where the store's disk is full, and CheckpointError
-    where the learner as it left school, or what was practised of an older job, cannot be read.
+    where the learner as it left school, who teaches an older job, or what was practised of it, cannot be read.
     """
     day: dict[str, tuple[Learner, str]] = {}
     left_out: list[tuple[str, str]] = []
@@ -112,7 +113,7 @@ def night(
         school = _school(best, (parent or first).provenance, store)
         if folder is None or not holds_night(folder):
             tried = _tried(day, best, attempts, seed, stopped) if attempts else dict.fromkeys(day, (True, None))
-            older = _remember(day, tried, store)
+            older = _remember(day, tried, best, store)
     learner = sleep(
         [instance for instance, _ in day.values()],
         parent=parent,
@@ -262,14 +263,19 @@ def _attempted(
 
 
 def _remember(
-    day: Mapping[str, tuple[Learner, str]], tried: Mapping[str, tuple[bool, Practice | None]], store: Store
+    day: Mapping[str, tuple[Learner, str]],
+    tried: Mapping[str, tuple[bool, Practice | None]],
+    parent: Learner,
+    store: Store,
 ) -> list[Lived]:
     """Give every instance that teaches what the store holds of its job, and what its parent did there.
 
-    Returns what the parent teaches.
+    Returns what no instance teaches: where minds are steady, with whoever did first, an instance or the parent of its
+    day.
     """
     records = {record.id: record for record in store.jobs()}
-    steady = next(iter(day.values()))[0].work_config.steady
+    steady = parent.work_config.steady
+    like = fingerprint(senses(parent.state.weights, parent.config)) if steady else ""
     taught = set()
     for place, (instance, job) in day.items():
         better, practice = tried[place]
@@ -279,18 +285,27 @@ def _remember(
         wipe = instance.provenance["worked"][-1]["learn"] == "weights" if instance.provenance.get("worked") else False
         if (lived := _lived(store, records[job], wipe, steady, instance.statistics)) is not None:
             instance.lived[job] = lived
-            if steady and practice is not None and practice.days.layout == lived.layout:
-                batch = practice.days.batch(_last_memory(Path(place)))
-                instance.lived[job] = dataclasses.replace(lived, practice=batch)
+            if not steady:
+                continue
+            memory = _last_memory(Path(place))
+            store.keep_teacher(job, Teacher(instance.state.weights, memory, lived.statistics, wipe), like)
+            if practice is not None and practice.days.layout == lived.layout:
+                instance.lived[job] = dataclasses.replace(lived, practice=practice.days.batch(memory))
     older = []
     for record in records.values():
         if record.id in taught or record.foreign:
             continue
-        if (lived := _lived(store, record, False, steady, store.statistics(record.id))) is not None:
-            kept = store.practice(record.id) if steady else None
-            older.append(
-                lived if kept is None else dataclasses.replace(lived, practice=kept.batch(lived.batch.memory[0]))
-            )
+        teacher = store.teacher(record.id, like) if steady else None
+        if teacher is None:
+            teacher = Teacher(parent.state.weights, None, store.statistics(record.id), False)
+            if steady:
+                store.keep_teacher(record.id, teacher, like)
+        if (lived := _lived(store, record, teacher.wipe, steady, teacher.statistics)) is not None:
+            lived = dataclasses.replace(lived, teacher=teacher)
+            if (kept := store.practice(record.id) if steady else None) is not None:
+                memory = lived.batch.memory[0] if teacher.memory is None else teacher.memory
+                lived = dataclasses.replace(lived, practice=kept.batch(memory))
+            older.append(lived)
     return older
 
 

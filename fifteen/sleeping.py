@@ -1,10 +1,11 @@
 """Sleep: what many instances of one parent learned on their jobs becomes one learner.
 
-By night nobody learns by acting. Every job that was lived has a teacher: the instance that learned it, or the parent
-for what was lived on earlier days. Their policies and values are read once on stored sequences; then the sleeper, who
-begins as the parent, learns to say the same on the same sequences (policy distillation: Rusu et al. 2016; with values
-and rehearsal of older jobs: Traore et al. 2019), kept close to the parent by an L2 term. Rehearsal by cloning the
-policy beats plain replay (Rolnick et al. 2019), and averaging weights keeps about half of what was learned.
+By night nobody learns by acting. Every job that was lived has a teacher: the instance that learned it, or for what was
+lived on earlier days whoever taught it then, or the parent. Their policies and values are read once on stored
+sequences; then the sleeper, who begins as the parent, learns to say the same on the same sequences (policy
+distillation: Rusu et al. 2016; with values and rehearsal of older jobs: Traore et al. 2019), kept close to the parent
+by an L2 term. Rehearsal by cloning the policy beats plain replay (Rolnick et al. 2019), and averaging weights keeps
+about half of what was learned.
 
 A sleeper reads as an instance on its first day would: its memory is empty and its statistics begin with the sequence.
 What a schooled learner can do on jobs that nobody has lived yet is rehearsed, too: see `rehearsing`.
@@ -88,13 +89,13 @@ def sleep(
 
     instances: each with what it lived (`Learner.lived`, which `fifteen.work` leaves), and, where it is to say what it
     would do there, with what others lived on its job (`Lived.practice`, see `nights.night`). parent: what they began
-    as; by default what their weights say it was. older: what the parent teaches: what was lived on earlier days, or on
-    this one by an instance that learned nothing by it. school: the learner as it left school, who teaches school in a
-    night of steady minds that were schooled; by default their parent does. weights_only: merge the weights and read
-    nothing that was lived; there need be nothing.
+    as; by default what their weights say it was. older: what was lived on earlier days, or on this one by an instance
+    that learned nothing by it; `Lived.teacher` teaches it, or the parent. school: the learner as it left school, who
+    teaches school in a night of steady minds that were schooled; by default their parent does. weights_only: merge the
+    weights and read nothing that was lived; there need be nothing.
 
     practising: in a night of steady minds asked `SleepConfig.practices` times, evenly spread over its updates, at most
-    once between two, what the sleeper does by then on jobs that the parent teaches or that have a `Lived.practice`. Who
+    once between two, what the sleeper does by then on older jobs and on those that have a `Lived.practice`. Who
     teaches one of them says what it would do there, and that is learned from, too, from then on. Where it raises
     KeyboardInterrupt the night is stopped.
     callback: called about a hundred times in a night, and before each practice; a true answer stops it.

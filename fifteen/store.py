@@ -28,11 +28,12 @@ from fifteen.errors import CheckpointError, StoreError
 from fifteen.experience import UNCLAIMED, chosen
 from fifteen.frames import Layout
 from fifteen.instance import Statistics, read_statistics
-from fifteen.lived import FirstDays
+from fifteen.lived import FirstDays, Teacher
 from fifteen.store_index import FORMAT, Index, JobRecord, Segment, Starts, mapped, pieces, starts, surplus
 from fifteen.store_intake import Intake, Log, Part, read_log, read_run
 
 PRACTICE = "practice"  # in the folder of a store: see `Store.keep_practice`
+TEACHERS = "teachers"  # likewise, `Store.keep_teacher`
 
 _MAPPED = 256  # segments that stay mapped into memory
 
@@ -371,23 +372,54 @@ class Store:
             raise StoreError(f"what was practised of {job!r} has the layout {days.layout}, the job here {layout}")
         arrays = {"frames": days.frames, "images": days.images, "decisions": days.decisions}
         named = {name: array for name, array in arrays.items() if array is not None}
-        checkpoint.write(self._practice(job), named, {"what": "practice", "job": job})
+        checkpoint.write(self._place(PRACTICE, job), named, {"what": "practice", "job": job})
 
     def practice(self, job: str) -> FirstDays | None:
         """What was practised of a job last; None where nothing was. Raises CheckpointError where it is not sound."""
-        row, folder = self._known(job), self._practice(job)
-        if not (folder / MANIFEST).is_file():
+        row = self._known(job)
+        if (kept := self._kept(PRACTICE, job, "nothing of it is practised")) is None:
             return None
-        try:
-            arrays, _ = checkpoint.read(folder)
-        except CheckpointError as error:
-            raise CheckpointError(f"{error}; or delete {folder}: then nothing of {job!r} is practised") from error
+        arrays, _ = kept
         return FirstDays(
             Layout.read(json.loads(row["layout"])), arrays["frames"], arrays.get("images"), arrays["decisions"]
         )
 
-    def _practice(self, job: str) -> Path:
-        return self.folder / PRACTICE / hashlib.sha256(job.encode()).hexdigest()[:16]
+    def keep_teacher(self, job: str, teacher: Teacher, senses: str) -> None:
+        """Keep who teaches a job in nights to come, in place of who did before. No part of the budget.
+
+        senses: tells the senses and the memory that the teacher shares with those whom it can teach. Raises StoreError
+        where the store does not know the job.
+        """
+        self._known(job)
+        named = {"weights": np.asarray(teacher.weights)}
+        named |= {f"statistics/{name}": np.asarray(value) for name, value in teacher.statistics._asdict().items()}
+        if teacher.memory is not None:
+            named["memory"] = teacher.memory
+        told = {"what": "teacher", "job": job, "wipe": teacher.wipe, "senses": senses}
+        checkpoint.write(self._place(TEACHERS, job), named, told)
+
+    def teacher(self, job: str, senses: str) -> Teacher | None:
+        """Who teaches a job; None where nobody with these senses does. CheckpointError where it is not sound."""
+        self._known(job)
+        kept = self._kept(TEACHERS, job, "the parent teaches it")
+        if kept is None or kept[1]["senses"] != senses:
+            return None
+        arrays, told = kept
+        statistics = read_statistics({name: arrays[f"statistics/{name}"] for name in Statistics._fields})
+        return Teacher(arrays["weights"], arrays.get("memory"), statistics, told["wipe"])
+
+    def _kept(self, what: str, job: str, without: str) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+        """A checkpoint that is kept of a job. without: what holds once it is deleted."""
+        folder = self._place(what, job)
+        if not (folder / MANIFEST).is_file():
+            return None
+        try:
+            return checkpoint.read(folder)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; or delete {folder}: then of {job!r}, {without}") from error
+
+    def _place(self, what: str, job: str) -> Path:
+        return self.folder / what / hashlib.sha256(job.encode()).hexdigest()[:16]
 
     # ------------------------------------------------------------------------------------------------- index
 

@@ -274,6 +274,40 @@ def test_a_night_that_is_stopped_before_its_practice_is_over_makes_no_learner(ru
         night(runs, store, config=SleepConfig(steps=1), attempts=10, stopped=stopped)
 
 
+def test_who_taught_a_job_when_it_was_lived_teaches_it_in_later_nights(tmp_path, monkeypatch, brief):
+    parent, config, better, taught = steady(), SleepConfig(steps=4), {JOBS[0]}, []
+    real = nights.sleep
+
+    def noted(instances, *, older, **how):
+        taught.append({lived.job: lived for lived in older})
+        return real(instances, older=older, **how)
+
+    monkeypatch.setattr(nights, "sleep", noted)
+    monkeypatch.setattr(nights, "gained", lambda at_work, parent: days[-1] in better)
+    instances, parents, days = [], [], []
+    with Store(tmp_path / "store") as store:
+        for number, job in enumerate((*JOBS, JOBS[0])):
+            run = tmp_path / str(number)
+            days.append(job)
+            parents.append(np.array(parent.state.weights))
+            parent.save(tmp_path / f"parent-{number}")
+            instances.append(fifteen.load(tmp_path / f"parent-{number}"))
+            fifteen.work(instances[-1], job, steps=600, seed=number, run=run)
+            if number == 2:
+                better.clear()  # who comes back and gains nothing does not take the place of who did
+            parent = night([run], store, parent=parent, config=config, attempts=4).learner
+        last = nights._last_memory(tmp_path / "0")
+    assert [set(older) for older in taught] == [set(), set(JOBS), set(JOBS)]
+    for older in taught[1:]:
+        first, second = (older[job].teacher for job in JOBS)
+        np.testing.assert_array_equal(first.weights, instances[0].state.weights)
+        np.testing.assert_array_equal(first.memory, last)
+        np.testing.assert_array_equal(older[JOBS[0]].practice.memory, np.repeat(last[None], LIFETIMES, axis=0))
+        np.testing.assert_array_equal(second.weights, parents[1])  # nothing was gained: the parent of that day
+        assert second.memory is None
+    assert not (parents[1] == parents[0]).all()
+
+
 def test_practice_is_read_with_the_memory_of_the_run_itself(tmp_path):
     work = dataclasses.replace(fifteen.new("debug").work_config, steady=True)
     places = [tmp_path / "a", tmp_path / "b"]
@@ -309,7 +343,7 @@ def test_the_command_after_a_day_without_updates(tmp_path, capsys):
     told = json.loads((out / "night.json").read_text())
     assert told["night"]["steps"] == told["night"]["steps_done"] == 0 and not told["jobs"][0]["taught"]
     page = (out / "night.html").read_text()
-    assert "its parent taught it" in page and "Infinity" not in page
+    assert "no instance taught it" in page and "Infinity" not in page
 
 
 def test_attempts_that_cannot_be_read_are_made_again_and_a_full_disk_is_said(runs, tmp_path, monkeypatch):

@@ -26,7 +26,7 @@ from fifteen.experience import Experience, Field
 from fifteen.frames import Layout
 from fifteen.instance import new_statistics
 from fifteen.jobs.registry import open_job
-from fifteen.lived import FirstDays
+from fifteen.lived import FirstDays, Teacher
 from fifteen.spaces import Hands
 from fifteen.store import Store
 from fifteen.store_index import Segment, surplus
@@ -597,3 +597,29 @@ def test_what_was_practised_of_a_job_last_is_kept(tmp_path, folder):
         state.write_bytes(state.read_bytes()[:-1])
         with pytest.raises(CheckpointError, match=r"truncated.*or delete .*practice"):
             opened.practice(job)
+
+
+def test_who_teaches_a_job_is_kept(tmp_path, folder):
+    lived(tmp_path / "run", [[40]])
+    weights, memory = np.arange(5, dtype=np.float32), np.ones(3, np.float32)
+    with Store(folder) as opened:
+        job = opened.add_run(tmp_path / "run").job
+        statistics = opened.statistics(job)
+        assert opened.teacher(job, "ours") is None
+        opened.keep_teacher(job, Teacher(2 * weights, None, statistics, False), "ours")
+        parent = opened.teacher(job, "ours")
+        assert parent is not None and parent.memory is None and not parent.wipe
+        opened.keep_teacher(job, Teacher(weights, memory, statistics, True), "ours")
+        with pytest.raises(StoreError, match="has no job 'nobody'"):
+            opened.keep_teacher("nobody", Teacher(weights, None, statistics, False), "ours")
+    with Store(folder) as opened:
+        assert opened.teacher(job, "others'") is None  # it would not see what they see
+        found = opened.teacher(job, "ours")
+        assert found is not None and found.wipe and opened.notes == [] and opened.verify() == []
+        np.testing.assert_array_equal(found.weights, weights)
+        np.testing.assert_array_equal(found.memory, memory)
+        np.testing.assert_array_equal(found.statistics.mean, statistics.mean)
+        (state,) = folder.glob("teachers/*/state-*")
+        state.write_bytes(state.read_bytes()[:-1])
+        with pytest.raises(CheckpointError, match=r"truncated.*or delete .*teachers.*the parent teaches it"):
+            opened.teacher(job, "ours")
