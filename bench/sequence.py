@@ -29,6 +29,7 @@ import math
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,7 @@ def day(task: Task, given: argparse.Namespace, seed: int, number: int, folder: P
         "job": task.name,
         "competent": many_jobs.steps_to_competence(task, log, given.steps),
         "rehearsed": len(told.older),
+        "updates": told.learner.provenance["slept"][-1]["steps_done"],
     }
 
 
@@ -89,10 +91,15 @@ def measure(ledger: Ledger, given: argparse.Namespace, seed: int) -> None:
         ledger(f"day {number}", lambda task=TASKS[name], begun=begun: day(task, *begun))
         asked = dict.fromkeys(order[: number + 1])  # tomorrow's too
         for other in asked:
-            ledger(
-                f"after {number}/{other}",
-                lambda task=TASKS[other], n=number: score(parent_at(given, seed, n + 1, folder), task, given.episodes),
-            )
+            ledger(f"after {number}/{other}", partial(again, ledger, given, seed, number, TASKS[other]))
+
+
+def again(ledger: Ledger, given: argparse.Namespace, seed: int, number: int, task: Task) -> float:
+    """The score after night `number`; where that left the learner as it was, the one before, attempt by attempt."""
+    measured, before = ledger.record["measured"], f"after {number - 1}/{task.name}"
+    if measured[f"day {number}"]["updates"] == 0 and before in measured:
+        return measured[before]
+    return score(parent_at(given, seed, number + 1, ledger.folder), task, given.episodes)
 
 
 # ----------------------------------------------------------------------------------------------------- comparing

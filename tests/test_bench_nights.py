@@ -6,6 +6,8 @@ import math
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -221,6 +223,17 @@ def test_a_row_of_jobs_is_judged(capsys):
     unfinished = lived(0.8)
     del unfinished["measured"]["after 4/a"]
     assert sequence.summed_up([unfinished]) == {"complete": 0, "begun": 1, "jobs": {}}
+
+
+def test_a_learner_that_a_night_left_as_it_was_is_not_asked_again(monkeypatch):
+    task = sequence.TASKS["CartPole-v1"]
+    monkeypatch.setattr(sequence, "score", lambda learner, task, episodes: learner)
+    monkeypatch.setattr(sequence, "parent_at", lambda given, seed, number, folder: number / 10)
+    given = argparse.Namespace(episodes=50)
+    nights = {"day 2": {"updates": 0}, "day 3": {"updates": 0}, "after 1/CartPole-v1": 0.7}
+    ledger: Any = SimpleNamespace(record={"measured": nights}, folder=None)
+    assert sequence.again(ledger, given, 0, 2, task) == 0.7
+    assert sequence.again(ledger, given, 0, 3, task) == 0.4  # not known after the night before
 
 
 def test_growth_by_rehearsal_and_by_what_is_stored(capsys):
