@@ -339,7 +339,7 @@ def test_the_command_after_a_day_without_updates(tmp_path, capsys):
     order = ["sleep", str(run), "--store", str(tmp_path / "store"), "--out", str(out), "--episodes", "6"]
     for _ in range(2):
         assert main(order) == 0
-        assert f"better than its own: {JOBS[0]}" in " ".join(capsys.readouterr().out.split())
+        assert f"better than the parent's: {JOBS[0]}" in " ".join(capsys.readouterr().out.split())
     told = json.loads((out / "night.json").read_text())
     assert told["night"]["steps"] == told["night"]["steps_done"] == 0 and not told["jobs"][0]["taught"]
     page = (out / "night.html").read_text()
