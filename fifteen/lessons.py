@@ -27,7 +27,7 @@ from fifteen.errors import CheckpointError, RunError
 from fifteen.frames import Layout
 from fifteen.instance import Statistics
 from fifteen.learner import Learner
-from fifteen.lived import FirstDays, Lived
+from fifteen.lived import FirstDays, Lived, Teacher
 from fifteen.updating import Batch
 
 LESSONS = "lessons"
@@ -41,19 +41,15 @@ class Lesson:
     lived: Lived
     teacher: Array  # float32[P], weights
     older: bool  # of an earlier day, or of one on which nothing was gained
+    first_day: bool  # its teacher reads as on a first day, whatever its memory says
+    memory: np.ndarray | Array  # float32[memory], of the teacher before what others did on the job
     practised: bool = False  # it is what parent or sleeper did on a job that somebody else came to do well
     joins: int | None = None  # number of the lesson that it is read as a part of; None: it is one of its own
-    # Of an older lesson's teacher when its day ended, float32[memory]; None: it reads as on a first day.
-    memory: np.ndarray | None = None
 
     @property
     def practisable(self) -> bool:
         """What a sleeper does on its job can be read as a part: its teacher's memory is known, or has to be empty."""
         return self.joins is None and (self.practised or self.older)
-
-    @property
-    def first_day(self) -> bool:
-        return self.older and self.memory is None
 
     def dream(self, mind: MindConfig, work: WorkConfig) -> Dream:
         lived, statistics = self.lived, jax.tree.map(jnp.asarray, self.lived.statistics)
@@ -69,12 +65,14 @@ def gathered(origin: Array, instances: Sequence[Learner], older: Sequence[Lived]
 
     Raises RunError where there is nothing.
     """
-    found = [Lesson(lived, one.state.weights, False) for one in instances for lived in one.lived.values()]
+    found = [
+        Lesson(lived, one.state.weights, False, False, lived.batch.memory[0])
+        for one in instances
+        for lived in one.lived.values()
+    ]
     for lived in older:
-        if (told := lived.teacher) is None:
-            found.append(Lesson(lived, origin, True))
-        else:
-            found.append(Lesson(lived, jnp.asarray(told.weights), True, memory=told.memory))
+        told = lived.teacher or Teacher(origin, np.asarray(lived.batch.memory[0]), lived.statistics, lived.wipe, True)
+        found.append(Lesson(lived, jnp.asarray(told.weights), True, told.first_day, told.memory))
     if not found:
         raise RunError(
             "nothing was lived: the instances have no experience; let them work with learn='weights' or 'both', or "
@@ -85,7 +83,8 @@ def gathered(origin: Array, instances: Sequence[Learner], older: Sequence[Lived]
         if (practice := lesson.lived.practice) is not None:
             lived = dataclasses.replace(lesson.lived, batch=practice, practice=None)
             joins = number if lesson.older else None  # who teaches by practice as much as by a whole day is an instance
-            extra.append(dataclasses.replace(lesson, lived=lived, practised=True, joins=joins))
+            whose = {"lived": lived, "memory": practice.memory[0]}
+            extra.append(dataclasses.replace(lesson, **whose, practised=True, joins=joins))
     return found + extra
 
 
@@ -99,9 +98,7 @@ def practised(lessons: Sequence[Lesson], practice: Mapping[str, FirstDays]) -> l
     for number, lesson in enumerate(lessons):
         lived, did = lesson.lived, practice.get(lesson.lived.job)
         if lesson.practisable and did is not None and did.layout == lived.layout:
-            # Who reads it as on a first day has an empty memory whatever it says here.
-            memory = lived.batch.memory[0] if lesson.memory is None else lesson.memory
-            lived = dataclasses.replace(lived, batch=did.batch(memory))
+            lived = dataclasses.replace(lived, batch=did.batch(lesson.memory))
             more.append(dataclasses.replace(lesson, lived=lived, practised=True, joins=number))
     return more
 
@@ -150,13 +147,11 @@ def write(folder: Path, night: Begun, lessons: Sequence[Lesson], first: int = 0)
     """Write lessons, numbered from `first` on. Until `save` has been called the folder's night does not know them."""
     for number, lesson in enumerate(lessons, first):
         lived, batch = lesson.lived, lesson.lived.batch
-        arrays = {"teacher": lesson.teacher, "continuous": lived.continuous}
+        arrays = {"teacher": lesson.teacher, "memory": lesson.memory, "continuous": lived.continuous}
         arrays |= {f"statistics/{name}": value for name, value in lived.statistics._asdict().items()}
         arrays |= {f"batch/{name}": value for name, value in batch._asdict().items() if value is not None}
-        if lesson.memory is not None:
-            arrays["memory"] = lesson.memory
         told = {"what": "lesson", "night": night.id, "job": lived.job, "wipe": lived.wipe, "older": lesson.older}
-        told |= {"practised": lesson.practised, "joins": lesson.joins}
+        told |= {"first_day": lesson.first_day, "practised": lesson.practised, "joins": lesson.joins}
         layout = dataclasses.asdict(lived.layout)
         named = {name: np.asarray(array) for name, array in arrays.items()}
         checkpoint.write(_place(folder, number), named, {**told, "layout": layout})
@@ -231,8 +226,16 @@ def _read(place: Path, night: Begun) -> Lesson:
         Statistics(*(jnp.asarray(arrays[f"statistics/{name}"]) for name in Statistics._fields)),
         Batch(*(arrays.get(f"batch/{name}") for name in Batch._fields)),  # pyright: ignore[reportArgumentType]
     )
-    teacher, practised = jnp.asarray(arrays["teacher"]), told.get("practised", False)
-    return Lesson(lived, teacher, told["older"], practised, told.get("joins"), arrays.get("memory"))
+    return Lesson(
+        lived,
+        jnp.asarray(arrays["teacher"]),
+        told["older"],
+        # Of before teachers were kept: who taught what is older was the parent.
+        told.get("first_day", told["older"]),
+        arrays["memory"] if "memory" in arrays else arrays["batch/memory"][0],
+        told.get("practised", False),
+        told.get("joins"),
+    )
 
 
 def _place(folder: Path, number: int) -> Path:

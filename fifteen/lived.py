@@ -45,10 +45,10 @@ class Teacher:
     """Who taught a job in the night after it was lived, and teaches it in later ones: a copy of a copy forgets."""
 
     weights: np.ndarray | Array  # float32[P]
-    # Of an instance when its day ended, float32[memory]; None: a parent, who reads as on a first day.
-    memory: np.ndarray | None
-    statistics: Statistics  # then, of an instance
+    memory: np.ndarray  # float32[memory], of an instance when its day ended
+    statistics: Statistics  # then
     wipe: bool  # see `Lived`
+    first_day: bool  # it is a parent, who reads with an empty memory and statistics that begin anew
 
 
 @final

@@ -36,7 +36,7 @@ def sleep_view(console: Console, *, clock: Callable[[], float] = time.monotonic)
 
 def sleep_line(progress: SleepProgress) -> str:
     losses = ", ".join(f"{job} {number(loss)}" for job, loss in progress.losses.items())
-    return f"{_updates(progress)}; distance to the teachers: {losses}"
+    return f"{_updates(progress)}; distance to the teachers: {losses or 'not known yet'}"
 
 
 def sleep_table(progress: SleepProgress) -> RenderableType:

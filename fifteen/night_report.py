@@ -26,7 +26,12 @@ _STYLE = (
 
 
 def append_history(folder: Path, progress: SleepProgress) -> None:
-    """Add a line to folder/night.jsonl. A line of a step that comes again after a resume replaces the earlier one."""
+    """Add a line to folder/night.jsonl. A line of a step that comes again after a resume replaces the earlier one.
+
+    That the learner practises is none: a night that goes on there has learned from no lesson yet.
+    """
+    if progress.practising:
+        return
     line = {"step": progress.step, "losses": progress.losses}
     with (folder / HISTORY).open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")

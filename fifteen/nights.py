@@ -110,10 +110,11 @@ def night(
         if attempts and first.work_config.steady:
             practising = partial(_practices, day, store, seed, (config or SleepConfig()).rehearsed)
         best = parent or began_as(first)
-        school = _school(best, (parent or first).provenance, store)
+        kin = _kin(best)
+        school = _school(best, (parent or first).provenance, kin, store)
         if folder is None or not holds_night(folder):
             tried = _tried(day, best, attempts, seed, stopped) if attempts else dict.fromkeys(day, (True, None))
-            older = _remember(day, tried, best, store)
+            older = _remember(day, tried, best, kin, store)
     learner = sleep(
         [instance for instance, _ in day.values()],
         parent=parent,
@@ -140,15 +141,19 @@ def night(
     )
 
 
-def _school(parent: Learner, provenance: Mapping[str, Any], store: Store) -> Learner | None:
+def _kin(parent: Learner) -> str | None:
+    """Tells the senses and the memory of a steady mind, which all that come from it share; None: they change."""
+    return fingerprint(senses(parent.state.weights, parent.config)) if parent.work_config.steady else None
+
+
+def _school(parent: Learner, provenance: Mapping[str, Any], kin: str | None, store: Store) -> Learner | None:
     """The learner as it left school, which the store keeps from before its first night on; None where nobody knows.
 
-    provenance: the parent's, which only a run may tell. Minds whose senses and memory are the same come from the same
-    school.
+    provenance: the parent's, which only a run may tell. kin: see `_kin`; it comes from the same school.
     """
-    if not (parent.work_config.steady and provenance.get("schooled")):
+    if kin is None or not provenance.get("schooled"):
         return None
-    folder = store.folder / SCHOOL / fingerprint(senses(parent.state.weights, parent.config))[:16]
+    folder = store.folder / SCHOOL / kin[:16]
     kept = (folder / MANIFEST).is_file()
     if not provenance.get("slept"):
         told = {**provenance, "worked": []}
@@ -237,7 +242,7 @@ def _practices(
                 if days.layout == records[id].layout:
                     done[id] = days
     for id, days in done.items():
-        store.keep_practice(id, days)
+        store.kept.keep_practice(id, days)
     return done
 
 
@@ -266,16 +271,14 @@ def _remember(
     day: Mapping[str, tuple[Learner, str]],
     tried: Mapping[str, tuple[bool, Practice | None]],
     parent: Learner,
+    kin: str | None,
     store: Store,
 ) -> list[Lived]:
     """Give every instance that teaches what the store holds of its job, and what its parent did there.
 
-    Returns what no instance teaches: where minds are steady, with whoever did first, an instance or the parent of its
-    day.
+    kin: see `_kin`. Returns what no instance of the day teaches.
     """
-    records = {record.id: record for record in store.jobs()}
-    steady = parent.work_config.steady
-    like = fingerprint(senses(parent.state.weights, parent.config)) if steady else ""
+    records, steady = {record.id: record for record in store.jobs()}, kin is not None
     taught = set()
     for place, (instance, job) in day.items():
         better, practice = tried[place]
@@ -285,28 +288,33 @@ def _remember(
         wipe = instance.provenance["worked"][-1]["learn"] == "weights" if instance.provenance.get("worked") else False
         if (lived := _lived(store, records[job], wipe, steady, instance.statistics)) is not None:
             instance.lived[job] = lived
-            if not steady:
+            if kin is None:
                 continue
             memory = _last_memory(Path(place))
-            store.keep_teacher(job, Teacher(instance.state.weights, memory, lived.statistics, wipe), like)
+            store.kept.keep_teacher(job, Teacher(instance.state.weights, memory, lived.statistics, wipe, False), kin)
             if practice is not None and practice.days.layout == lived.layout:
                 instance.lived[job] = dataclasses.replace(lived, practice=practice.days.batch(memory))
     older = []
     for record in records.values():
         if record.id in taught or record.foreign:
             continue
-        teacher = store.teacher(record.id, like) if steady else None
-        if teacher is None:
-            teacher = Teacher(parent.state.weights, None, store.statistics(record.id), False)
-            if steady:
-                store.keep_teacher(record.id, teacher, like)
+        teacher = _teacher(record.id, parent, kin, store)
         if (lived := _lived(store, record, teacher.wipe, steady, teacher.statistics)) is not None:
-            lived = dataclasses.replace(lived, teacher=teacher)
-            if (kept := store.practice(record.id) if steady else None) is not None:
-                memory = lived.batch.memory[0] if teacher.memory is None else teacher.memory
-                lived = dataclasses.replace(lived, practice=kept.batch(memory))
-            older.append(lived)
+            kept = store.kept.practice(record.id) if steady else None
+            practice = None if kept is None else kept.batch(teacher.memory)
+            older.append(dataclasses.replace(lived, teacher=teacher, practice=practice))
     return older
+
+
+def _teacher(job: str, parent: Learner, kin: str | None, store: Store) -> Teacher:
+    """Who taught a job when it was lived last; where the store has nobody of this kin, the parent from now on."""
+    if kin is not None and (known := store.kept.teacher(job, kin)) is not None:
+        return known
+    empty = np.zeros(parent.config.memory_size, np.float32)
+    teacher = Teacher(parent.state.weights, empty, store.statistics(job), wipe=False, first_day=True)
+    if kin is not None:
+        store.kept.keep_teacher(job, teacher, kin)
+    return teacher
 
 
 def _last_memory(run: Path) -> np.ndarray:

@@ -21,19 +21,15 @@ from typing import Any, Self, final
 import gymnasium as gym
 import numpy as np
 
-from fifteen import checkpoint
-from fifteen.checkpoint import MANIFEST, PARTIAL, FolderLock, atomic_write, pack, read_verified, unpack
+from fifteen.checkpoint import PARTIAL, FolderLock, atomic_write, pack, read_verified, unpack
 from fifteen.config import MindConfig
 from fifteen.errors import CheckpointError, StoreError
 from fifteen.experience import UNCLAIMED, chosen
 from fifteen.frames import Layout
 from fifteen.instance import Statistics, read_statistics
-from fifteen.lived import FirstDays, Teacher
 from fifteen.store_index import FORMAT, Index, JobRecord, Segment, Starts, mapped, pieces, starts, surplus
 from fifteen.store_intake import Intake, Log, Part, read_log, read_run
-
-PRACTICE = "practice"  # in the folder of a store: see `Store.keep_practice`
-TEACHERS = "teachers"  # likewise, `Store.keep_teacher`
+from fifteen.store_kept import Kept
 
 _MAPPED = 256  # segments that stay mapped into memory
 
@@ -77,6 +73,7 @@ class Store:
             stack.enter_context(FolderLock(self.folder))
             self._index = Index(self.folder)
             stack.callback(self._index.close)
+            self.kept = Kept(self._index)  # of every job beside its rows
             if budget is not None and budget != self.budget:
                 with self._index.transaction():
                     self._index.insert("OR REPLACE", "meta", {"name": "budget", "value": budget})
@@ -258,7 +255,7 @@ class Store:
             "SELECT statistics FROM runs WHERE job = ? ORDER BY last_added DESC, id DESC LIMIT 1", job
         )
         if not found:
-            raise self._unknown(job)
+            raise self._index.unknown(job)
         arrays = unpack(found[0][0], self.folder / "index.sqlite")
         return read_statistics(arrays)
 
@@ -309,7 +306,7 @@ class Store:
     def segments(self, job: str) -> tuple[Segment, ...]:
         """What is held of a job, in the order of arrival. StoreError if the job is unknown."""
         if job not in self._held:
-            self._known(job)
+            self._index.known(job)
         return tuple(self._held.get(job, ()))
 
     def read(self, segment: Segment) -> dict[str, np.ndarray]:
@@ -360,77 +357,7 @@ class Store:
             self._open.popitem(last=False)
         return arrays
 
-    # ---------------------------------------------------------------------------------------------- practice
-
-    def keep_practice(self, job: str, days: FirstDays) -> None:
-        """Keep first days of somebody who practised a job, in place of those that were kept of it before.
-
-        They do not count for the budget. Raises StoreError where the store does not know the job, or not like this.
-        """
-        layout = Layout.read(json.loads(self._known(job)["layout"]))
-        if days.layout != layout:
-            raise StoreError(f"what was practised of {job!r} has the layout {days.layout}, the job here {layout}")
-        arrays = {"frames": days.frames, "images": days.images, "decisions": days.decisions}
-        named = {name: array for name, array in arrays.items() if array is not None}
-        checkpoint.write(self._place(PRACTICE, job), named, {"what": "practice", "job": job})
-
-    def practice(self, job: str) -> FirstDays | None:
-        """What was practised of a job last; None where nothing was. Raises CheckpointError where it is not sound."""
-        row = self._known(job)
-        if (kept := self._kept(PRACTICE, job, "nothing of it is practised")) is None:
-            return None
-        arrays, _ = kept
-        return FirstDays(
-            Layout.read(json.loads(row["layout"])), arrays["frames"], arrays.get("images"), arrays["decisions"]
-        )
-
-    def keep_teacher(self, job: str, teacher: Teacher, senses: str) -> None:
-        """Keep who teaches a job in nights to come, in place of who did before. No part of the budget.
-
-        senses: tells the senses and the memory that the teacher shares with those whom it can teach. Raises StoreError
-        where the store does not know the job.
-        """
-        self._known(job)
-        named = {"weights": np.asarray(teacher.weights)}
-        named |= {f"statistics/{name}": np.asarray(value) for name, value in teacher.statistics._asdict().items()}
-        if teacher.memory is not None:
-            named["memory"] = teacher.memory
-        told = {"what": "teacher", "job": job, "wipe": teacher.wipe, "senses": senses}
-        checkpoint.write(self._place(TEACHERS, job), named, told)
-
-    def teacher(self, job: str, senses: str) -> Teacher | None:
-        """Who teaches a job; None where nobody with these senses does. CheckpointError where it is not sound."""
-        self._known(job)
-        kept = self._kept(TEACHERS, job, "the parent teaches it")
-        if kept is None or kept[1]["senses"] != senses:
-            return None
-        arrays, told = kept
-        statistics = read_statistics({name: arrays[f"statistics/{name}"] for name in Statistics._fields})
-        return Teacher(arrays["weights"], arrays.get("memory"), statistics, told["wipe"])
-
-    def _kept(self, what: str, job: str, without: str) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-        """A checkpoint that is kept of a job. without: what holds once it is deleted."""
-        folder = self._place(what, job)
-        if not (folder / MANIFEST).is_file():
-            return None
-        try:
-            return checkpoint.read(folder)
-        except CheckpointError as error:
-            raise CheckpointError(f"{error}; or delete {folder}: then of {job!r}, {without}") from error
-
-    def _place(self, what: str, job: str) -> Path:
-        return self.folder / what / hashlib.sha256(job.encode()).hexdigest()[:16]
-
     # ------------------------------------------------------------------------------------------------- index
-
-    def _known(self, job: str) -> dict[str, Any]:
-        if (row := self._index.job(job)) is None:
-            raise self._unknown(job)
-        return row
-
-    def _unknown(self, job: str) -> StoreError:
-        known = ", ".join(row["id"] for row in self._index.jobs("ORDER BY id"))
-        return StoreError(f"{self.folder} has no job {job!r}; it has {known or 'none'}")
 
     def _read_index(self) -> None:
         self._held, self._begin = {}, {}

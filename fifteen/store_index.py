@@ -205,6 +205,16 @@ class Index:
         """The row of a job."""
         return next(iter(self.jobs("WHERE id = ?", id)), None)
 
+    def known(self, id: str) -> dict[str, Any]:
+        """The same. Raises StoreError where there is none."""
+        if (row := self.job(id)) is None:
+            raise self.unknown(id)
+        return row
+
+    def unknown(self, id: str) -> StoreError:
+        known = ", ".join(row["id"] for row in self.jobs("ORDER BY id"))
+        return StoreError(f"{self.folder} has no job {id!r}; it has {known or 'none'}")
+
     def jobs(self, which: str, *values: Any) -> list[dict[str, Any]]:
         rows = self.rows(f"SELECT {', '.join(_JOB)} FROM jobs {which}", *values)
         return [dict(zip(_JOB, row, strict=True)) for row in rows]

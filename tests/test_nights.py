@@ -23,7 +23,7 @@ from fifteen.evaluating import LIFETIMES, ROWS, Evaluation, practise
 from fifteen.experience import latest_memory
 from fifteen.gains import fell, gained, mean, share_kept
 from fifteen.judging import Attempts, Case, cases, judge
-from fifteen.night_report import name, read_history, shown, write_night_report
+from fifteen.night_report import append_history, name, read_history, shown, write_night_report
 from fifteen.nights import night, opening
 from fifteen.sleeping import SleepProgress
 from fifteen.store import Added, Store
@@ -177,13 +177,13 @@ def test_older_jobs_are_practised_and_what_was_practised_is_rehearsed_with_them(
             run = tmp_path / str(number)
             fifteen.work(learner, job, steps=600, seed=1, run=run)
             learner = night([run], store, config=config, attempts=4).learner
-            assert store.practice(job) is not None
+            assert store.kept.practice(job) is not None
         # By the parent, then by the sleeper, who tries the older job, too.
         assert asked == [(JOBS[0], 4), *[(JOBS[0], 0)] * 3, (JOBS[1], 4), *[(JOBS[1], 0), (JOBS[0], 0)] * 3]
         assert [set(one["practised"]) for one in learner.provenance["slept"]] == [{JOBS[0]}, set(JOBS)]
         monkeypatch.setattr(nights, "_practices", lambda *_: {})
         kept = night([run], store, config=config, attempts=4).learner
-        monkeypatch.setattr(store, "practice", lambda job: None)
+        monkeypatch.setattr(store.kept, "practice", lambda job: None)
         without = night([run], store, config=config, attempts=4).learner
     assert [set(one.provenance["slept"][-1]["practised"]) for one in (kept, without)] == [set(JOBS), {JOBS[1]}]
     assert not (np.array(without.state.weights) == np.array(kept.state.weights)).all()
@@ -237,6 +237,14 @@ def test_a_night_of_before_sleepers_practised_goes_on_without(tmp_path, monkeypa
         done = night([run], store, config=config, run=folder, attempts=4)
     assert done.jobs == (JOBS[0],) and not done.interrupted
     assert (np.array(done.learner.state.weights) == np.array(whole.state.weights)).all()
+
+
+def test_that_a_learner_practises_is_no_line_of_a_nights_history(tmp_path):
+    append_history(tmp_path, SleepProgress(3, 8, {"a": 0.5}))
+    append_history(
+        tmp_path, SleepProgress(3, 8, {}, practising=True)
+    )  # a night that went on there knows no distance yet
+    assert read_history(tmp_path) == [{"step": 3, "losses": {"a": 0.5}}]
 
 
 def test_a_job_is_named_as_short_as_tells_it_from_the_others():
@@ -304,7 +312,7 @@ def test_who_taught_a_job_when_it_was_lived_teaches_it_in_later_nights(tmp_path,
         np.testing.assert_array_equal(first.memory, last)
         np.testing.assert_array_equal(older[JOBS[0]].practice.memory, np.repeat(last[None], LIFETIMES, axis=0))
         np.testing.assert_array_equal(second.weights, parents[1])  # nothing was gained: the parent of that day
-        assert second.memory is None
+        assert second.first_day and not second.memory.any() and not first.first_day
     assert not (parents[1] == parents[0]).all()
 
 

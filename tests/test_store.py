@@ -580,15 +580,15 @@ def test_what_was_practised_of_a_job_last_is_kept(tmp_path, folder):
     with Store(folder) as opened:
         job = opened.add_run(tmp_path / "run").job
         (record,) = opened.jobs()
-        assert opened.practice(job) is None
+        assert opened.kept.practice(job) is None
         for factor in (1, 2):
-            opened.keep_practice(job, FirstDays(record.layout, rows * factor, None, -rows * factor))
+            opened.kept.keep_practice(job, FirstDays(record.layout, rows * factor, None, -rows * factor))
         with pytest.raises(StoreError, match="has no job 'nobody'"):
-            opened.keep_practice("nobody", FirstDays(record.layout, rows, None, rows))
+            opened.kept.keep_practice("nobody", FirstDays(record.layout, rows, None, rows))
         with pytest.raises(StoreError, match="has the layout"):
-            opened.keep_practice(job, FirstDays(dataclasses.replace(record.layout, slots=3), rows, None, rows))
+            opened.kept.keep_practice(job, FirstDays(dataclasses.replace(record.layout, slots=3), rows, None, rows))
     with Store(folder) as opened:
-        found = opened.practice(job)
+        found = opened.kept.practice(job)
         assert found is not None and found.layout == record.layout and found.images is None
         np.testing.assert_array_equal(found.frames, 2 * rows)
         np.testing.assert_array_equal(found.decisions, -2 * rows)
@@ -596,7 +596,7 @@ def test_what_was_practised_of_a_job_last_is_kept(tmp_path, folder):
         (state,) = folder.glob("practice/*/state-*")
         state.write_bytes(state.read_bytes()[:-1])
         with pytest.raises(CheckpointError, match=r"truncated.*or delete .*practice"):
-            opened.practice(job)
+            opened.kept.practice(job)
 
 
 def test_who_teaches_a_job_is_kept(tmp_path, folder):
@@ -605,21 +605,21 @@ def test_who_teaches_a_job_is_kept(tmp_path, folder):
     with Store(folder) as opened:
         job = opened.add_run(tmp_path / "run").job
         statistics = opened.statistics(job)
-        assert opened.teacher(job, "ours") is None
-        opened.keep_teacher(job, Teacher(2 * weights, None, statistics, False), "ours")
-        parent = opened.teacher(job, "ours")
-        assert parent is not None and parent.memory is None and not parent.wipe
-        opened.keep_teacher(job, Teacher(weights, memory, statistics, True), "ours")
+        assert opened.kept.teacher(job, "ours") is None
+        opened.kept.keep_teacher(job, Teacher(2 * weights, 0 * memory, statistics, False, True), "ours")
+        parent = opened.kept.teacher(job, "ours")
+        assert parent is not None and parent.first_day and not parent.memory.any() and not parent.wipe
+        opened.kept.keep_teacher(job, Teacher(weights, memory, statistics, True, False), "ours")
         with pytest.raises(StoreError, match="has no job 'nobody'"):
-            opened.keep_teacher("nobody", Teacher(weights, None, statistics, False), "ours")
+            opened.kept.keep_teacher("nobody", Teacher(weights, memory, statistics, False, False), "ours")
     with Store(folder) as opened:
-        assert opened.teacher(job, "others'") is None  # it would not see what they see
-        found = opened.teacher(job, "ours")
-        assert found is not None and found.wipe and opened.notes == [] and opened.verify() == []
+        assert opened.kept.teacher(job, "others'") is None  # it would not see what they see
+        found = opened.kept.teacher(job, "ours")
+        assert found is not None and found.wipe and not found.first_day and opened.notes == [] and opened.verify() == []
         np.testing.assert_array_equal(found.weights, weights)
         np.testing.assert_array_equal(found.memory, memory)
         np.testing.assert_array_equal(found.statistics.mean, statistics.mean)
         (state,) = folder.glob("teachers/*/state-*")
         state.write_bytes(state.read_bytes()[:-1])
         with pytest.raises(CheckpointError, match=r"truncated.*or delete .*teachers.*the parent teaches it"):
-            opened.teacher(job, "ours")
+            opened.kept.teacher(job, "ours")
