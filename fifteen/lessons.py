@@ -2,8 +2,9 @@
 
 manifest.json, state-*    the weights so far, the optimiser's moments, the settings; see `checkpoint`
 lessons/000/ ...          of every job: the sequences and the weights of its teacher; gone once the night is over
+lessons/pupil-1/ ...      of every practice: the weights of who then lived through school
 
-School is no lesson of the folder: what its teacher lives through is computed again where a night goes on.
+What these lived through in school is computed again where a night goes on.
 """
 
 import dataclasses
@@ -157,6 +158,21 @@ def write(folder: Path, night: Begun, lessons: Sequence[Lesson], first: int = 0)
         checkpoint.write(_place(folder, number), named, {**told, "layout": layout})
 
 
+def write_pupil(folder: Path, night: Begun, weights: Array) -> None:
+    """Write down who lives through school in the next practice, float32[P]. As with lessons, `save` comes after it."""
+    told = {"what": "pupil", "night": night.id}
+    checkpoint.write(_pupil(folder, night.practices + 1), {"weights": np.asarray(weights)}, told)
+
+
+def pupil(folder: Path | None, night: Begun, origin: Array) -> Array:
+    """Who lived through school in the latest practice, float32[P]; before the first one `origin`."""
+    # Nights of before pupils were written down had one without practice, too.
+    if folder is None or not (place := _pupil(folder, night.practices)).is_dir():
+        return origin
+    arrays, _ = _checked(place, night)
+    return jnp.asarray(arrays["weights"])
+
+
 def save(folder: Path, night: Begun, study: Study) -> None:
     """Replace what the folder says of where the night stands."""
     arrays = {name: np.asarray(leaf) for name, leaf in _named(study).items()}
@@ -214,10 +230,15 @@ def read(folder: Path, night: Begun) -> list[Lesson]:
     return [_read(_place(folder, number), night) for number in range(len(night.jobs) + len(night.practised))]
 
 
-def _read(place: Path, night: Begun) -> Lesson:
+def _checked(place: Path, night: Begun) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     arrays, told = checkpoint.read(place)
     if told.get("night") != night.id:
         raise CheckpointError(f"{place} belongs to another night: begin this one anew in another folder")
+    return arrays, told
+
+
+def _read(place: Path, night: Begun) -> Lesson:
+    arrays, told = _checked(place, night)
     lived = Lived(
         told["job"],
         Layout.read(told["layout"]),
@@ -240,6 +261,10 @@ def _read(place: Path, night: Begun) -> Lesson:
 
 def _place(folder: Path, number: int) -> Path:
     return folder / LESSONS / f"{number:03}"
+
+
+def _pupil(folder: Path, number: int) -> Path:
+    return folder / LESSONS / f"pupil-{number}"
 
 
 def _named(study: Study) -> dict[str, Array]:

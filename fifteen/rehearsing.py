@@ -1,9 +1,11 @@
 """School in a night: what a schooled learner can do on jobs that nobody has lived yet is rehearsed. Pure functions.
 
-Its weights as they left school live through new lifetimes on jobs of school's families, and teach the sleeper what they
-say there, as the parent teaches older jobs (rehearsal by cloning the policy: Rolnick et al. 2019). Only for minds whose
-senses and memory stay as school left them (`WorkConfig.steady`): what these make of a row is then known once and for
-all, and an update reads single rows in any order.
+The sleeper lives through new lifetimes on jobs of school's families, and is taught there what its weights said when
+they left school, as older jobs are taught (rehearsal by cloning the policy: Rolnick et al. 2019). That it is the
+sleeper who lives them, again with every practice, tells where its new habits lead on jobs like those that it has just
+learned (Ross et al. 2011): lifetimes of its teacher never come there. Only for minds whose senses and memory stay as
+school left them (`WorkConfig.steady`): what these make of a row is then known once and for all, and an update reads
+single rows in any order.
 """
 
 import functools
@@ -27,7 +29,7 @@ from fifteen.jobs.family import read_split
 from fifteen.model import Model, unravel
 from fifteen.teaching import remembered
 
-_LIFETIMES = 8  # of each family
+_LIFETIMES = 4  # of each family
 _TICKS = 1024  # of each lifetime
 
 
@@ -79,15 +81,18 @@ def senses(weights: Array, mind: MindConfig) -> Array:
     return jnp.concatenate([jnp.asarray(leaf).reshape(-1) for leaf in jax.tree.leaves(kept)])
 
 
-def schoolwork(school: School, mind: MindConfig, work: WorkConfig, seed: int) -> Schoolwork:
-    """What the teacher lives through in 8 lifetimes of 1,024 ticks of each family, as on a job, from the beginning.
+def schoolwork(
+    school: School, pupil: Array, mind: MindConfig, work: WorkConfig, seed: int, number: int = 0
+) -> Schoolwork:
+    """What a pupil lives through in 4 lifetimes of 1,024 ticks of each family, as on a job, from the beginning.
 
-    Of templates for schooling only. The same for the same arguments on the same device.
+    Of templates for schooling only; other jobs for every number. pupil: weights float32[P], with the senses and the
+    memory of the teacher. The same for the same arguments on the same device.
     """
     room, live = _opened(school.families, mind, work)
-    lifetimes, lived = room.enrol(jax.random.key(seed)), []
+    lifetimes, lived = room.enrol(jax.random.fold_in(jax.random.key(seed), number)), []
     for _ in range(_TICKS // room.school.rollout):
-        lifetimes, rows = live(school.weights, lifetimes)
+        lifetimes, rows = live(pupil, lifetimes)
         lived.append([np.asarray(part) for part in rows])
     x, mask, acted = (np.concatenate(parts, axis=1) for parts in zip(*lived, strict=True))  # [N, _TICKS, ...]
     member = np.broadcast_to(np.asarray(room.member)[:, None], acted.shape)

@@ -17,10 +17,10 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -38,7 +38,7 @@ from fifteen.lessons import Begun, Lesson
 from fifteen.lived import FirstDays, Lived
 from fifteen.merging import merge
 from fifteen.provenance import commit, device
-from fifteen.rehearsing import School, families_of, fits, school_gradient, schoolwork
+from fifteen.rehearsing import School, Schoolwork, families_of, fits, school_gradient, schoolwork
 from fifteen.rehearsing import picked as picked_of_school
 from fifteen.updating import LearnerState, optimiser
 
@@ -94,10 +94,10 @@ def sleep(
     teaches school in a night of steady minds that were schooled; by default their parent does. weights_only: merge the
     weights and read nothing that was lived; there need be nothing.
 
-    practising: in a night of steady minds asked `SleepConfig.practices` times, evenly spread over its updates, at most
-    once between two, what the sleeper does by then on older jobs and on those that have a `Lived.practice`. Who
-    teaches one of them says what it would do there, and that is learned from, too, from then on. Where it raises
-    KeyboardInterrupt the night is stopped.
+    In a night of steady minds the sleeper practises `SleepConfig.practices` times, evenly spread over its updates, at
+    most once between two: it lives through school again, where school is rehearsed, and practising is asked what it
+    does by then on older jobs and on those that have a `Lived.practice`. Who teaches one of them says what it would do
+    there, and that is learned from, too, from then on. Where it raises KeyboardInterrupt the night is stopped.
     callback: called about a hundred times in a night, and before each practice; a true answer stops it.
 
     run: a folder in which the night is saved every 20 s and when callback, Ctrl-C or SIGTERM stop it. Where it holds
@@ -261,11 +261,15 @@ def _night(
             stopped = stopped or stack.enter_context(interruptible())
         begun, study, found = _opened(folder, about, config, study, origin, instances, older)
         first, step, steps = begun.step, begun.step, _updates(begun, config)
-        # Compiling is most of both, the first time: on two cores side by side.
+        # Lived beside what else has to be computed, on two cores.
         pool = stack.enter_context(ThreadPoolExecutor(1, "fifteen-school"))
+
+        def live(pupil: Array, number: int) -> Future[Schoolwork]:
+            return pool.submit(schoolwork, cast(School, school), pupil, mind, work, seed, number)
+
         living = None
         if school is not None and _rehearses(begun) and step < steps:
-            living = pool.submit(schoolwork, school, mind, work, seed)
+            living = live(desk.pupil(folder, begun, origin), begun.practices)
         dreams = desk.dreams([], found, mind, work) if step < steps else []
         rehearsed = [lesson.older for lesson in found if lesson.joins is None]
         distances: dict[int, Array] = {}  # to the teacher, of each lesson when it was last learned from
@@ -290,20 +294,25 @@ def _night(
 
         while step < steps and not stop:
             due = min(step * (config.practices + 1) // steps, config.practices)
-            if practising is not None and begun.practices < due:
+            if begun.practices < due and (practising is not None or lived is not None):
                 _check_finite(study, step)
+                if stops(practising=True):
+                    keep()
+                    break
+                again = None if lived is None else live(study.weights, begun.practices + 1)
                 sleeper, did = _with_weights(instances[0], study.weights, jnp.ones(()), {}), None
-                if not stops(practising=True):
-                    with suppress(KeyboardInterrupt):
-                        did = practising(sleeper, desk.practised_jobs(found), begun.practices, stopped)
+                with suppress(KeyboardInterrupt):
+                    jobs = desk.practised_jobs(found)
+                    did = {} if practising is None else practising(sleeper, jobs, begun.practices, stopped)
                 if did is None:
                     keep()
                     break
                 more = desk.practised(found, did)
                 if folder is not None:
                     desk.write(folder, begun, more, len(found))
+                    desk.write_pupil(folder, begun, study.weights)
                 dreams, found = desk.dreams(dreams, more, mind, work), found + more
-                begun = desk.with_practice(begun, more)
+                begun, lived = desk.with_practice(begun, more), None if again is None else again.result()
             available = [len(one.policy) for one in dreams]
             told = {
                 n: gradient(
