@@ -1,6 +1,7 @@
 """School in a night: it is rehearsed as it was when the learner left it, and only where there was one."""
 
 import dataclasses
+import itertools
 import shutil
 
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from fifteen.checkpoint import MANIFEST
 from fifteen.config import SleepConfig
 from fifteen.distilling import ROWS, VALUED
 from fifteen.errors import CheckpointError, RunError
+from fifteen.lessons import LESSONS
 from fifteen.nights import SCHOOL, night
 from fifteen.rehearsing import School, families_of, picked, school_gradient, schoolwork, senses
 from fifteen.sleeping import fingerprint
@@ -66,9 +68,12 @@ def weights(learner):
     return np.array(learner.state.weights)
 
 
-def taught(seed=0):
+def taught(seed=0, pupil=None, number=0):
+    """By default the teacher lives it, too."""
     learner = schooled()
-    return schoolwork(School(learner.state.weights, FAMILIES), learner.config, learner.work_config, seed)
+    teacher = learner.state.weights
+    pupil = teacher if pupil is None else pupil
+    return schoolwork(School(teacher, FAMILIES), pupil, learner.config, learner.work_config, seed, number)
 
 
 def distance(learner, lived):
@@ -101,10 +106,36 @@ def test_lifetimes_of_all_families_are_lived_from_their_beginning():
     acted = np.asarray(lived.acted)
     ended = [int((acted[members == n] == 0).sum()) for n in range(2)]
     assert ended[1] == 2 and 0 < ended[0] <= 256
-    again, other = taught(), taught(seed=1)
+    again, others = taught(), (taught(seed=1), taught(number=1))
     assert all((np.asarray(a) == np.asarray(b)).all() for a, b in zip(lived, again, strict=True))
-    assert (np.asarray(other.x) != np.asarray(lived.x)).any()
+    assert all((np.asarray(other.x) != np.asarray(lived.x)).any() for other in others)
     assert (picked(0, 1, 9, 5) == picked(0, 1, 9, 5)).all() and picked(0, 1, 9, 5).max() < 9
+
+
+def test_the_pupil_lives_and_the_teacher_says_what_it_would_do_there():
+    teacher = schooled()
+    pupil = changed_heads(teacher, 2)
+    lived, of_teacher = taught(pupil=pupil), taught()
+    assert (np.asarray(lived.x) != np.asarray(of_teacher.x)).any()
+    every = jnp.arange(len(lived.x))
+    far, near = (school_gradient(who, lived, every, teacher.config, 0.01)[1] for who in (pupil, teacher.state.weights))
+    assert abs(float(near)) < 1e-5 < 0.05 < float(far)
+
+
+def test_the_sleeper_lives_through_school_at_first_and_with_every_practice(instance, monkeypatch):
+    pupils, live = [], sleeping.schoolwork
+
+    def noted(school, pupil, mind, work, seed, number):
+        pupils.append((number, np.array(pupil)))
+        return live(school, pupil, mind, work, seed, number)
+
+    monkeypatch.setattr(sleeping, "schoolwork", noted)
+    told = []
+    fifteen.sleep([instance], config=NIGHT, callback=told.append)
+    assert [number for number, _ in pupils] == [0, 1, 2, 3]
+    assert (pupils[0][1] == weights(schooled())).all()
+    assert all((one != other).any() for (_, one), (_, other) in itertools.pairwise(pupils))
+    assert [one.step for one in told if one.practising] == [2, 4, 6]
 
 
 def test_a_night_keeps_what_school_taught(instance):
@@ -136,9 +167,10 @@ def test_a_night_with_school_goes_on_bit_for_bit(instance, tmp_path):
     other.state = other.state._replace(weights=changed_heads(other, 5))
     with pytest.raises(CheckpointError, match=r"begun otherwise \(school differ"):
         go_on(school=other)
+    assert (tmp_path / LESSONS / "pupil-1").is_dir()  # it had practised once
     rehearsing._opened.cache_clear()
     done = go_on()
-    assert (weights(done) == weights(whole)).all()
+    assert (weights(done) == weights(whole)).all() and not (tmp_path / LESSONS).exists()
     assert (weights(fifteen.sleep([instance], seed=3, config=NIGHT, school=other)) != weights(whole)).any()
 
 
