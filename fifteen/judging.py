@@ -178,6 +178,7 @@ def _write(folder: Path, night: Night, attempts: Attempts, judged: Sequence[Judg
         "jobs": rows,
         "took_part": list(night.took_part),
         "left_out": [list(one) for one in night.left_out],
+        "rested": list(night.rested),
         "night": night.learner.provenance["slept"][-1],
         "asked": {
             "sleeper": fingerprint(night.learner.state.weights),

@@ -140,6 +140,9 @@ def _judge(
 def _say(slept: Night, told: dict, console: Console) -> None:
     if slept.older:
         console.print(f"rehearsed from earlier days: {', '.join(slept.older)}", highlight=False, soft_wrap=True)
+    if slept.rested:
+        why = "not rehearsed in this night, which takes up some of what the store has"
+        console.print(f"{why}: {', '.join(slept.rested)}", highlight=False, soft_wrap=True)
     if slept.untaught:
         why = "taught by no instance, for its last attempts by day were not likely better than the parent's"
         console.print(f"{why}: {', '.join(slept.untaught)}", highlight=False, soft_wrap=True)

@@ -144,10 +144,11 @@ def _figures(told: Mapping[str, Any], kept: Sequence[Mapping[str, Any]]) -> str:
         ]
     if told["asked"]["episodes"]:
         figures.append(("jobs worse after the night than before", f"{len(worse(told))}"))
+    rehearsed, rested = sum(job["older"] for job in told["jobs"]), len(told.get("rested", ()))
     figures += [
         ("instances took part", f"{len(told['took_part'])}"),
         ("left out", f"{len(told['left_out'])}"),
-        ("older jobs rehearsed", f"{sum(job['older'] for job in told['jobs'])}"),
+        ("older jobs rehearsed", f"{rehearsed} of {rehearsed + rested}" if rested else f"{rehearsed}"),
     ]
     return f'<dl class="figures">{definitions([(what, _minus(value)) for what, value in figures])}</dl>'
 
@@ -223,6 +224,9 @@ def _notes(told: Mapping[str, Any]) -> str:
     if told["left_out"]:
         items = "".join(f"<li>{escape(run)}: {escape(why)}</li>" for run, why in told["left_out"])
         groups.append(f'<div class="group"><h3>Runs left out</h3><ul class="plain">{items}</ul></div>')
+    if rested := told.get("rested"):
+        items = "".join(f"<li>{escape(job)}</li>" for job in rested)
+        groups.append(f'<div class="group"><h3>Older jobs not rehearsed</h3><ul class="plain">{items}</ul></div>')
     if missing := [job for job in told["jobs"] if job["missing"] and told["asked"]["episodes"]]:
         items = "".join(f"<li>{escape(name(job, told['jobs']))}: {escape(job['missing'])}</li>" for job in missing)
         groups.append(f'<div class="group"><h3>Jobs not attempted</h3><ul class="plain">{items}</ul></div>')

@@ -33,6 +33,8 @@ from fifteen.updating import Batch
 
 SCHOOL = "school"  # in the folder of a store: learners as they left school, by their senses
 
+TAKEN_UP = 4  # times as many older jobs as an update rehearses are taken up in a night, see `night`
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -46,6 +48,7 @@ class Night:
     jobs: tuple[str, ...]  # lived by day, one for each that took part
     older: tuple[str, ...]  # rehearsed beside them
     untaught: tuple[str, ...]  # of `jobs`, those that no instance taught, for none was better than the parent
+    rested: tuple[str, ...]  # of the store: neither lived by day nor rehearsed
     interrupted: bool = False  # `night` with the same arguments goes on
 
 
@@ -65,11 +68,12 @@ def night(
 
     runs: folders of `fifteen.work(run=...)`, of instances of one parent: by default that of the first. A run that is
     broken, not finite, or of another parent is left out by name. Jobs that the store has from earlier days are
-    rehearsed, too; logs of other agents are not. Of steady minds the store keeps who taught a job when it was lived
-    last, and who teaches it in later nights, for a copy of a copy gets worse with every night; else the parent does.
-    School is rehearsed where steady minds were schooled: from before their first night on the store keeps who teaches
-    it, the learner as it left school; where it does not have that, the parent teaches. store: None where no experience
-    may be read: then the weights alone are merged, and runs may be folders of learners.
+    rehearsed, too, at most `TAKEN_UP * SleepConfig.rehearsed` of them, drawn anew every night: what a night takes must
+    not grow with what is stored. Logs of other agents are not. Of steady minds the store keeps who taught a job when
+    it was lived last, and who teaches it in later nights, for a copy of a copy gets worse with every night; else the
+    parent does. School is rehearsed where steady minds were schooled: from before their first night on the store keeps
+    who teaches it, the learner as it left school; where it does not have that, the parent teaches. store: None where
+    no experience may be read: then the weights alone are merged, and runs may be folders of learners.
 
     attempts: of the parent at the job of every run, at least, in each of a few lifetimes with a fresh memory, or in one
     where the job cannot be had several times. Where an instance's last attempts by day were not likely better than the
@@ -105,16 +109,17 @@ def night(
         reasons = "; ".join(f"{place}: {why}" for place, why in left_out) or "no run was given"
         raise RunError(f"there is nothing to sleep on: {reasons}")
     folder, older, school, practising = None if run is None else Path(run), [], None, None
+    config = config or SleepConfig()
     if store is not None:
         first = next(iter(day.values()))[0]
         if attempts and first.work_config.steady:
-            practising = partial(_practices, day, store, seed, (config or SleepConfig()).rehearsed)
+            practising = partial(_practices, day, store, seed, config.rehearsed)
         best = parent or began_as(first)
         kin = _kin(best)
         school = _school(best, (parent or first).provenance, kin, store)
         if folder is None or not holds_night(folder):
             tried = _tried(day, best, attempts, seed, stopped) if attempts else dict.fromkeys(day, (True, None))
-            older = _remember(day, tried, best, kin, store)
+            older = _remember(day, tried, best, kin, store, np.random.default_rng([seed, 3]), config.rehearsed)
     learner = sleep(
         [instance for instance, _ in day.values()],
         parent=parent,
@@ -130,6 +135,7 @@ def night(
     )
     told = learner.provenance["slept"][-1]
     lived, rehearsed = tuple(job for _, job in day.values()), told.get("older", ())
+    stored = [] if store is None else [record.id for record in store.jobs() if not record.foreign]
     return Night(
         learner,
         tuple(day),
@@ -137,6 +143,7 @@ def night(
         lived,
         tuple(job for job in rehearsed if job not in lived),
         tuple(job for job in rehearsed if job in lived),
+        tuple(job for job in stored if job not in (*lived, *rehearsed)),
         told.get("steps_done") != told.get("steps"),
     )
 
@@ -273,10 +280,13 @@ def _remember(
     parent: Learner,
     kin: str | None,
     store: Store,
+    generator: np.random.Generator,
+    rehearsed: int,
 ) -> list[Lived]:
     """Give every instance that teaches what the store holds of its job, and what its parent did there.
 
-    kin: see `_kin`. Returns what no instance of the day teaches.
+    kin: see `_kin`. rehearsed: older jobs in an update. Returns what no instance of the day teaches: of the day all, of
+    older jobs `TAKEN_UP` times as many.
     """
     records, steady = {record.id: record for record in store.jobs()}, kin is not None
     taught = set()
@@ -294,9 +304,12 @@ def _remember(
             store.kept.keep_teacher(job, Teacher(instance.state.weights, memory, lived.statistics, wipe, False), kin)
             if practice is not None and practice.days.layout == lived.layout:
                 instance.lived[job] = dataclasses.replace(lived, practice=practice.days.batch(memory))
+    lived_by_day = {job for _, job in day.values()}
+    others = [record.id for record in records.values() if not (record.id in lived_by_day or record.foreign)]
+    drawn = {others[n] for n in generator.permutation(len(others))[: TAKEN_UP * rehearsed]}
     older = []
     for record in records.values():
-        if record.id in taught or record.foreign:
+        if record.id not in (lived_by_day - taught) | drawn:
             continue
         teacher = _teacher(record.id, parent, kin, store)
         if (lived := _lived(store, record, teacher.wipe, steady, teacher.statistics)) is not None:

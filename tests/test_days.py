@@ -45,7 +45,7 @@ def quick_night(runs, store, *, parent, seed, config, run, stopped, attempts, ca
         run.mkdir(exist_ok=True)
         at.write_text(str(step))
         if stopped.is_set() and step < 3:
-            return Night(parent, (), (), (), (), (), interrupted=True)
+            return Night(parent, (), (), (), (), (), (), interrupted=True)
     generator = np.random.Generator(np.random.PCG64(seed))
     for job in store.jobs():
         rows, _ = store.sample(generator, job.id, 2, 128)
@@ -56,7 +56,7 @@ def quick_night(runs, store, *, parent, seed, config, run, stopped, attempts, ca
     provenance = {"slept": [told | {"seconds": 0.1, "device": "", "commit": "", "seed": seed}]}
     state = parent.state._replace(weights=weights)
     learner = fifteen.Learner(parent.config, state, parent.statistics, provenance=provenance)
-    return Night(learner, tuple(taken), tuple(left_out), tuple(taken.values()), older, ())
+    return Night(learner, tuple(taken), tuple(left_out), tuple(taken.values()), older, (), ())
 
 
 @pytest.fixture

@@ -489,6 +489,25 @@ def test_older_jobs_have_a_row_of_their_own(runs, tmp_path):
     assert "<small>older</small>" in page
 
 
+def test_a_night_takes_up_no_more_older_jobs_than_it_can_rehearse(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(nights, "TAKEN_UP", 1)
+    config, third = SleepConfig(steps=1, rehearsed=1), tmp_path / "third"
+    fifteen.work(fifteen.new("debug", seed=0), "probe/value-v0", steps=600, seed=3, run=third)
+    with Store(tmp_path / "store") as store:
+        for run in runs:
+            store.add_run(run)
+        nights_of = [night([third], store, seed=seed, config=config) for seed in (0, 6)]
+        every = night([third], store, config=dataclasses.replace(config, rehearsed=2))
+        told = judge(tmp_path, nights_of[0], cases(nights_of[0], store), Attempts(tmp_path, 2, 0))
+    assert every.rested == () and set(every.older) == set(JOBS)
+    for one in nights_of:
+        assert len(one.older) == len(one.rested) == 1 and {*one.older, *one.rested} == set(JOBS)
+    assert {one.older for one in nights_of} == {(job,) for job in JOBS}  # drawn anew
+    assert len(told) == 2
+    page = write_night_report(tmp_path).read_text()
+    assert "1 of 2" in page and nights_of[0].rested[0] in page.partition("Older jobs not rehearsed")[2]
+
+
 def test_as_many_digits_are_shown_as_the_interval_warrants():
     def told(*numbers):
         return shown(dict(zip(("estimate", "low", "high"), numbers, strict=True)))
