@@ -151,7 +151,7 @@ def measure(ledger: Ledger, given: argparse.Namespace, seed: int) -> None:
     """Everything of one seed that the ledger has not."""
     begin, folder = partial(parent_of, given.learner, seed), ledger.folder
     tasks = [TASKS[name] for name in given.jobs]
-    asked = partial(score, episodes=given.episodes)
+    asked = partial(score, episodes=given.episodes, seed=seed)
     config = SleepConfig(steps=given.night)
     name_of = f"slept-{many_jobs.digest(dataclasses.asdict(config))}"
 

@@ -148,12 +148,14 @@ def worked(parent: Learner, task: Task, steps: int, seed: int, folder: Path) -> 
     return _uninterrupted(log, task)
 
 
-def score(learner: Learner, task: Task, episodes: int) -> float:
-    """Normalised mean return of so many attempts, weights fixed, in LIFETIMES lifetimes with a fresh memory each."""
-    lifetimes = min(LIFETIMES, episodes)
-    found = fifteen.evaluate(
-        learner, task.job, episodes=episodes, lifetimes=lifetimes, seed=SCORE_SEED, **task.settings
-    )
+def score(learner: Learner, task: Task, episodes: int, seed: int) -> float:
+    """Normalised mean return of so many attempts, weights fixed, in LIFETIMES lifetimes with a fresh memory each.
+
+    seed: of the benchmark. The attempts of all its learners are the same ones, and others with every seed: one parent's
+    luck in attempts that all seeds share would be in no interval over them.
+    """
+    how: dict[str, Any] = {"lifetimes": min(LIFETIMES, episodes), "seed": SCORE_SEED + seed}
+    found = fifteen.evaluate(learner, task.job, episodes=episodes, **how, **task.settings)
     if len(found.returns) < episodes:
         raise SystemExit(f"{task.name}: interrupted; start again to go on")
     return round(task.normalised(found.mean), 4)

@@ -7,8 +7,8 @@
 The order of the jobs is drawn by the seed, and the same at both visits. A day: last night's learner works on the job
 (learn="both"), and `fifteen.nights.night` makes tomorrow's learner of that instance and the one store of all days.
 Then tomorrow's learner is asked about every job that was lived so far, and about tomorrow's: `fifteen.evaluate`, fresh
-memory, fixed weights, 50 attempts in 10 lifetimes, the same seeds at every time. Scores are normalised as in
-bench/amalgamate.py.
+memory, fixed weights, 50 attempts in 10 lifetimes, the same ones at every time and others with every seed. Scores are
+normalised as in bench/amalgamate.py.
 
 * Forgetting of a job: its best score after any night from its first on, less that after the last night. The best of
   many is lucky too: of a learner that forgets nothing it is above zero. So beside it: after the night of the job's own
@@ -85,7 +85,8 @@ def measure(ledger: Ledger, given: argparse.Namespace, seed: int) -> None:
     """Everything of one seed that the ledger has not. Scores after night n are "after n/JOB"; n = 0: the parent's."""
     order, folder = order_of(given.jobs, seed), ledger.folder
     for name in given.jobs:
-        ledger(f"after 0/{name}", lambda name=name: score(parent_of(given.learner, seed), TASKS[name], given.episodes))
+        parent = partial(parent_of, given.learner, seed)
+        ledger(f"after 0/{name}", lambda name=name, of=parent: score(of(), TASKS[name], given.episodes, seed))
     for number, name in enumerate(order, start=1):
         begun = (given, seed, number, folder)
         ledger(f"day {number}", lambda task=TASKS[name], begun=begun: day(task, *begun))
@@ -99,7 +100,7 @@ def again(ledger: Ledger, given: argparse.Namespace, seed: int, number: int, tas
     measured, before = ledger.record["measured"], f"after {number - 1}/{task.name}"
     if measured[f"day {number}"]["updates"] == 0 and before in measured:
         return measured[before]
-    return score(parent_at(given, seed, number + 1, ledger.folder), task, given.episodes)
+    return score(parent_at(given, seed, number + 1, ledger.folder), task, given.episodes, seed)
 
 
 # ----------------------------------------------------------------------------------------------------- comparing

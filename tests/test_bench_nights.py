@@ -120,14 +120,15 @@ def test_a_score_is_of_all_attempts_of_several_lifetimes(monkeypatch):
     asked = []
 
     def evaluate(learner, job, *, episodes, lifetimes, seed, kwargs, step_limit):
-        asked.append((episodes, lifetimes))
+        asked.append((episodes, lifetimes, seed))
         return Evaluation(np.linspace(-10.0, 90.0, episodes), np.ones(episodes, int), np.zeros(episodes, int))
 
     monkeypatch.setattr(fifteen, "evaluate", evaluate)
     learner = fifteen.new("debug", seed=0)
-    assert many_jobs.score(learner, TASK, 50) == pytest.approx(0.5)
-    assert many_jobs.score(learner, TASK, 2) == pytest.approx(0.5)
-    assert asked == [(50, 10), (2, 2)]
+    assert many_jobs.score(learner, TASK, 50, 0) == pytest.approx(0.5)
+    assert many_jobs.score(learner, TASK, 2, 3) == pytest.approx(0.5)
+    base = many_jobs.SCORE_SEED
+    assert asked == [(50, 10, base), (2, 2, base + 3)]
 
 
 def test_a_record_of_another_evaluation_is_refused(tmp_path):
