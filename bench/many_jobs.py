@@ -154,7 +154,8 @@ def score(learner: Learner, task: Task, episodes: int, seed: int) -> float:
     seed: of the benchmark. The attempts of all its learners are the same ones, and others with every seed: one parent's
     luck in attempts that all seeds share would be in no interval over them.
     """
-    how: dict[str, Any] = {"lifetimes": min(LIFETIMES, episodes), "seed": SCORE_SEED + seed}
+    # Far apart, for the streams of a job may be seeded one after the other.
+    how: dict[str, Any] = {"lifetimes": min(LIFETIMES, episodes), "seed": SCORE_SEED + 1_000 * seed}
     found = fifteen.evaluate(learner, task.job, episodes=episodes, **how, **task.settings)
     if len(found.returns) < episodes:
         raise SystemExit(f"{task.name}: interrupted; start again to go on")

@@ -128,7 +128,7 @@ def test_a_score_is_of_all_attempts_of_several_lifetimes(monkeypatch):
     assert many_jobs.score(learner, TASK, 50, 0) == pytest.approx(0.5)
     assert many_jobs.score(learner, TASK, 2, 3) == pytest.approx(0.5)
     base = many_jobs.SCORE_SEED
-    assert asked == [(50, 10, base), (2, 2, base + 3)]
+    assert asked == [(50, 10, base), (2, 2, base + 3_000)]
 
 
 def test_a_record_of_another_evaluation_is_refused(tmp_path):
