@@ -43,14 +43,13 @@ import many_jobs
 import merging_rivals
 import numpy as np
 from jax import Array
-from many_jobs import INSTANCES, NEXT, TASKS, TRIALS, Ledger, Task, over_seeds, parent_of, score, with_weights
+from many_jobs import INSTANCES, NEXT, TASKS, Ledger, Task, over_seeds, parent_of, score, with_weights
 
 import fifteen
 from fifteen.checkpoint import MANIFEST
 from fifteen.config import SleepConfig
 from fifteen.jobs.registry import open_job
 from fifteen.learner import Learner
-from fifteen.nights import night
 from fifteen.store import Store
 from fifteen.updating import Batch
 
@@ -64,15 +63,6 @@ Scores = Mapping[str, float]  # by job, normalised
 
 
 # ------------------------------------------------------------------------------------------------------ learners
-
-
-def slept(runs: Sequence[Path], parent: Learner, store: Path, config: SleepConfig, seed: int) -> Learner:
-    """One learner out of the instances."""
-    with Store(store) as opened:
-        told = night(runs, opened, parent=parent, seed=seed, config=config, attempts=TRIALS)
-    if told.left_out:
-        raise SystemExit(f"the night left out {told.left_out}: delete these folders to repeat them")
-    return told.learner
 
 
 def kept(folder: Path, make: Callable[[], Learner]) -> Learner:
@@ -162,7 +152,8 @@ def measure(ledger: Ledger, given: argparse.Namespace, seed: int) -> None:
 
     def sleeper(count: int) -> Learner:
         def make() -> Learner:
-            return slept([instance(n) for n in range(count)], begin(), folder / f"store-{count}", config, seed)
+            runs = [instance(n) for n in range(count)]
+            return many_jobs.slept(runs, begin(), folder / f"store-{count}", config, seed)
 
         return kept(folder / f"{name_of}-{count}", make)
 

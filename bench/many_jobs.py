@@ -25,6 +25,8 @@ from fifteen.jobs.families import FAMILIES
 from fifteen.jobs.references import references
 from fifteen.learner import Learner
 from fifteen.log import Progress, WorkLog
+from fifteen.nights import night
+from fifteen.store import Store
 
 RUNS = ROOT / "runs" / "bench"  # instances and learners: large, and no result
 COMPETENT = 0.7  # normalised: who reaches it can do the job
@@ -146,6 +148,17 @@ def worked(parent: Learner, task: Task, steps: int, seed: int, folder: Path) -> 
     else:
         log = fifteen.work(parent, task.job, steps=steps, seed=seed, run=folder, **task.settings)
     return _uninterrupted(log, task)
+
+
+def slept(runs: Sequence[Path], parent: Learner, store: Path, config: SleepConfig, seed: int) -> Learner:
+    """One learner out of the instances whose runs these are, and of the jobs in the store."""
+    with Store(store) as opened:
+        told = night(runs, opened, parent=parent, seed=seed, config=config, attempts=TRIALS)
+    if told.interrupted:
+        raise SystemExit("a night was interrupted; start again to repeat it")
+    if told.left_out:
+        raise SystemExit(f"the night left out {told.left_out}: delete these folders to repeat them")
+    return told.learner
 
 
 def score(learner: Learner, task: Task, episodes: int, seed: int) -> float:

@@ -35,13 +35,11 @@ from typing import Any
 
 import many_jobs
 import numpy as np
-from many_jobs import SEQUENCE, TASKS, TRIALS, Ledger, Task, over_seeds, parent_of, score
+from many_jobs import SEQUENCE, TASKS, Ledger, Task, over_seeds, parent_of, score
 
 import fifteen
 from fifteen.config import SleepConfig
 from fifteen.learner import Learner
-from fifteen.nights import night
-from fifteen.store import Store
 
 FORGETTING_TARGET = 0.02
 VISITS = 2
@@ -60,17 +58,14 @@ def day(task: Task, given: argparse.Namespace, seed: int, number: int, folder: P
     # night.
     learner, parent = (parent_at(given, seed, number, folder) for _ in range(2))
     log = many_jobs.worked(learner, task, given.steps, 1_000 * seed + number, place / "run")
-    with Store(folder / "store") as store:
-        config = SleepConfig(steps=given.night)
-        told = night([place / "run"], store, parent=parent, seed=number, config=config, attempts=TRIALS)
-    if told.left_out:
-        raise SystemExit(f"the night left out {told.left_out}: delete the folder of this seed to begin again")
-    told.learner.save(place / "learner")
+    sleeper = many_jobs.slept([place / "run"], parent, folder / "store", SleepConfig(steps=given.night), number)
+    sleeper.save(place / "learner")
+    told = sleeper.provenance["slept"][-1]
     return {
         "job": task.name,
         "competent": many_jobs.steps_to_competence(task, log, given.steps),
-        "rehearsed": len(told.older),
-        "updates": told.learner.provenance["slept"][-1]["steps_done"],
+        "rehearsed": len(told["older"]),  # the day's own, too, where nothing was gained
+        "updates": told["steps_done"],
     }
 
 

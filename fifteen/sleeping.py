@@ -310,6 +310,7 @@ def _night(
                 more = desk.practised(found, did)
                 if folder is not None:
                     desk.write(folder, begun, more, len(found))
+                if folder is not None and again is not None:
                     desk.write_pupil(folder, begun, study.weights)
                 dreams, found = desk.dreams(dreams, more, mind, work), found + more
                 begun, lived = desk.with_practice(begun, more), None if again is None else again.result()

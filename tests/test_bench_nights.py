@@ -228,7 +228,7 @@ def test_a_row_of_jobs_is_judged(capsys):
 
 def test_a_learner_that_a_night_left_as_it_was_is_not_asked_again(monkeypatch):
     task = sequence.TASKS["CartPole-v1"]
-    monkeypatch.setattr(sequence, "score", lambda learner, task, episodes: learner)
+    monkeypatch.setattr(sequence, "score", lambda learner, task, episodes, seed: learner)
     monkeypatch.setattr(sequence, "parent_at", lambda given, seed, number, folder: number / 10)
     given = argparse.Namespace(episodes=50)
     nights = {"day 2": {"updates": 0}, "day 3": {"updates": 0}, "after 1/CartPole-v1": 0.7}
