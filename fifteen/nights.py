@@ -136,6 +136,7 @@ def night(
     told = learner.provenance["slept"][-1]
     lived, rehearsed = tuple(job for _, job in day.values()), told.get("older", ())
     stored = [] if store is None else [record.id for record in store.jobs() if not record.foreign]
+    awake = {*lived, *rehearsed}
     return Night(
         learner,
         tuple(day),
@@ -143,7 +144,7 @@ def night(
         lived,
         tuple(job for job in rehearsed if job not in lived),
         tuple(job for job in rehearsed if job in lived),
-        tuple(job for job in stored if job not in (*lived, *rehearsed)),
+        tuple(job for job in stored if job not in awake),
         told.get("steps_done") != told.get("steps"),
     )
 
@@ -306,10 +307,10 @@ def _remember(
                 instance.lived[job] = dataclasses.replace(lived, practice=practice.days.batch(memory))
     lived_by_day = {job for _, job in day.values()}
     others = [record.id for record in records.values() if not (record.id in lived_by_day or record.foreign)]
-    drawn = {others[n] for n in generator.permutation(len(others))[: TAKEN_UP * rehearsed]}
+    due = lived_by_day - taught | {others[n] for n in generator.permutation(len(others))[: TAKEN_UP * rehearsed]}
     older = []
     for record in records.values():
-        if record.id not in (lived_by_day - taught) | drawn:
+        if record.id not in due:
             continue
         teacher = _teacher(record.id, parent, kin, store)
         if (lived := _lived(store, record, teacher.wipe, steady, teacher.statistics)) is not None:

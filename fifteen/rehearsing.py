@@ -81,9 +81,7 @@ def senses(weights: Array, mind: MindConfig) -> Array:
     return jnp.concatenate([jnp.asarray(leaf).reshape(-1) for leaf in jax.tree.leaves(kept)])
 
 
-def schoolwork(
-    school: School, pupil: Array, mind: MindConfig, work: WorkConfig, seed: int, number: int = 0
-) -> Schoolwork:
+def schoolwork(school: School, pupil: Array, mind: MindConfig, work: WorkConfig, seed: int, number: int) -> Schoolwork:
     """What a pupil lives through in 4 lifetimes of 1,024 ticks of each family, as on a job, from the beginning.
 
     Of templates for schooling only; other jobs for every number. pupil: weights float32[P], with the senses and the
