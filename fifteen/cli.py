@@ -25,6 +25,7 @@ from fifteen.errors import FifteenError, RunError
 from fifteen.examining.command import examine
 from fifteen.fleet import PLAN as FLEET
 from fifteen.fleet import slug
+from fifteen.folders import refuse_others
 from fifteen.jobs.registry import jobs, open_job
 from fifteen.learner import SHIPPED, Learner
 from fifteen.log import RECENT, Sink, TensorBoardSink, WorkLog, number
@@ -112,11 +113,15 @@ def _work(command: Work, console: Console) -> int:
         raise RunError("no job given. Name one: fifteen work CartPole-v1, or --resume DIR")
     if command.steps is not None and command.episodes is not None:
         raise RunError("--steps and --episodes are two budgets for one run: give one of them")
+    for name in ("transport", "address", "deadline"):
+        if getattr(command, name) is not None:
+            raise RunError(f"--{name} is one of a fleet: add --instances N or --fleet FILE, or drop it")
     _check_size(command)
     several = len(command.jobs) > 1
     folder = command.run or _default_folder("jobs" if several else slug(command.jobs[0]))
     if (folder / PLAN).exists() or (folder / FLEET).exists():
         raise RunError(f"{folder} holds a run already: --resume it, or give another --run")
+    refuse_others(folder, "config.json")
     plan = {
         "jobs": list(command.jobs),
         "finished": 0,

@@ -1,9 +1,11 @@
 """Every setting: one frozen dataclass for the mind's shape, one per verb, and one size dial."""
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from fifteen.cores import core_named
+from fifteen.errors import RunError
 
 Size = Literal["debug", "small", "base", "large"]
 Learn = Literal["context", "weights", "both"]
@@ -166,3 +168,14 @@ class SleepConfig:
     max_gradient: float = 1.0
     value_weight: float = 0.01  # of the cross-entropy to the teacher's values
     anchor_decay: float = 1e-5  # L2 toward the parent, in the loss
+
+    def __post_init__(self):
+        """Raises RunError for what cannot be a night's setting."""
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if one.type is int:
+                least = 1 if one.name in ("steps", "batch") else 0
+                if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                    raise RunError(f"{one.name} of a night must be an integer >= {least}, got {value!r}")
+            elif not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf:
+                raise RunError(f"{one.name} of a night must be a finite number >= 0, got {value!r}")

@@ -17,18 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fifteen.checkpoint import FolderLock, atomic_write, known
+from fifteen.checkpoint import MANIFEST, FolderLock, atomic_write, known
 from fifteen.config import SleepConfig
-from fifteen.errors import RunError
+from fifteen.errors import FifteenError, NightError, RunError
 from fifteen.fleet import PLAN as FLEET
 from fifteen.fleet import Assignment, Event, FleetConfig, Record, Round, deploy, go_on, read_plan
+from fifteen.folders import refuse_others
 from fifteen.interrupting import interruptible
 from fifteen.judging import Attempts, cases, judge
 from fifteen.learner import Learner, load
 from fifteen.lessons import settings_of_nights
 from fifteen.log import duration
 from fifteen.night_report import PAGE, append_history, write_night_report
-from fifteen.nights import night
+from fifteen.nights import night, no_room
 from fifteen.report import write_index, write_report
 from fifteen.sleeping import SleepProgress
 from fifteen.store import Store
@@ -88,6 +89,7 @@ def live(
     if not all(listed) or not listed:
         raise RunError(f"a life needs days with at least one assignment each, got {[len(day) for day in listed]}")
     settings = {"seed": seed, "sleep": dataclasses.asdict(sleep or SleepConfig()), "episodes": episodes}
+    refuse_others(folder, PLAN)
     with FolderLock(folder):
         if (folder / PLAN).is_file():
             plan = read_plan(folder, PLAN)
@@ -103,9 +105,10 @@ def live(
                 raise RunError(f"{folder} holds a life with {theirs}, not {settings}: give another folder")
             plan["days"] = listed
         else:
-            parent.save(folder / "learner")
             plan = {"format": 1, "settings": settings, "days": listed, "nights": []}
         _write_plan(plan, folder)
+        if not (folder / "learner" / MANIFEST).is_file():  # it begins, or was killed as it began
+            parent.save(folder / "learner")
         while len(plan["nights"]) < len(days):
             number = len(plan["nights"]) + 1
             told = None if callback is None else (lambda event, day=number, call=callback: call(day, event))
@@ -137,9 +140,12 @@ def _day(
         return None, True
     left_out = [(one.instance, f"{one.ended}: {one.reason}") for one in worked.left_out]
     restarted = tuple(one.instance for one in worked.records if one.restarts)
-    if not worked.took_part:
-        return Day((), tuple(left_out), restarted, (), (), "no instance finished"), False
     with interruptible() as interrupted, Store(folder / "store") as store:
+        for one in worked.left_out:  # what they lived until they ended is kept all the same
+            _keep(place / one.instance, store)
+        if not worked.took_part:
+            why = "no instance finished"
+            return Day((), tuple(left_out), restarted, (), (), why), interrupted.is_set()
 
         def tell(progress: SleepProgress) -> None:  # what the callback answers stops nothing
             append_history(place, progress)
@@ -161,7 +167,7 @@ def _day(
             )
         except KeyboardInterrupt:  # in a practice
             return None, True
-        except RunError as error:  # nobody whose learning can be used: the parent stays
+        except NightError as error:  # nobody whose learning can be used: the parent stays
             return Day((), tuple(left_out), restarted, (), (), str(error)), interrupted.is_set()
         if slept.interrupted:
             return None, True
@@ -175,6 +181,15 @@ def _day(
     left_out += [(Path(run).name, f"by the night: {why}") for run, why in slept.left_out]
     names = tuple(Path(run).name for run in slept.took_part)
     return Day(names, tuple(left_out), restarted, slept.jobs, slept.older, ""), interrupted.is_set()
+
+
+def _keep(run: Path, store: Store) -> None:
+    """Take in what a run lived through as far as that can be done; raises where the store's disk is full."""
+    try:
+        store.add_run(run)
+    except FifteenError as error:
+        if no_room(error):
+            raise
 
 
 def _life(folder: Path, plan: Mapping[str, Any], interrupted: bool) -> Life:

@@ -26,7 +26,11 @@ class StoreError(FifteenError):
 
 
 class RunError(FifteenError):
-    """A run that cannot start or go on: folder in use, contradictory arguments."""
+    """A run that cannot start or go on: folder in use, contradictory arguments, weights that are not finite."""
+
+
+class NightError(RunError):
+    """A night that comes to nothing: nobody, nothing lived, or a sleeper that went wrong. The parent stays as it is."""
 
 
 def check_positive(name: str, value: Any) -> None:

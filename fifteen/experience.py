@@ -109,6 +109,11 @@ class Experience:
                 ring[stream, slot] = rows[name][stream]
             self.count[stream] += 1
 
+    @property
+    def unsaved(self) -> int:
+        """Rows that are not on the disk, of the stream that has the most of them."""
+        return int((self.count - self._saved).max())
+
     def available(self, length: int) -> int:
         """How many sequences of `length` + 1 rows can be sampled, over all streams."""
         return sum(self._starts(length)[1])

@@ -9,7 +9,7 @@ transport "vectorised" work in this process, and there is nothing to watch.
     fleet.json                 the plan: assignments, settings, and how every instance ended
     parent/                    what all instances begin as
     1-CartPole-v1/             the run of the first instance
-    watch/1-CartPole-v1/       its beat, ended.json and log.txt
+    watch/1-CartPole-v1/       begun, beat, ended.json and log.txt
 """
 
 import dataclasses
@@ -26,11 +26,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from fifteen.assignments import Assignment, FleetConfig
-from fifteen.checkpoint import FolderLock, atomic_write
-from fifteen.errors import RunError
+from fifteen.checkpoint import FolderLock, atomic_write, known
+from fifteen.errors import CheckpointError, RunError
 from fifteen.fleet_member import Task
-from fifteen.fleet_transports import Processes, Ray, Transport, cores
+from fifteen.fleet_transports import BEGUN, Processes, Ray, Transport, cores
 from fifteen.fleet_vectorised import work_together
+from fifteen.folders import refuse_others
 from fifteen.interrupting import interruptible
 from fifteen.learner import Learner, load
 
@@ -102,8 +103,7 @@ def deploy(
     for n, one in enumerate(listed):
         if one in listed[:n]:
             raise RunError(f"two instances would do exactly the same, {one}: give one of them another seed")
-    if (folder / "config.json").exists() or (folder / "plan.json").exists():
-        raise RunError(f"{folder} holds a run of `fifteen work`: give the fleet another folder")
+    refuse_others(folder, PLAN, "night.json")  # a day's folder holds its night's, too
     with FolderLock(folder):
         if (folder / PLAN).is_file():
             plan = read_plan(folder)
@@ -144,8 +144,8 @@ def deploy(
 def go_on(folder: str | Path, callback: Callable[[Event], Any] | None = None) -> Round:
     """Go on with the round in a folder, with the settings that it had. Raises as `deploy` does."""
     plan = read_plan(Path(folder))
-    assignments = [Assignment(**one) for one in plan["assignments"]]
-    config = FleetConfig(**plan["config"])
+    assignments = [Assignment(**known(Assignment, one, Path(folder))) for one in plan["assignments"]]
+    config = FleetConfig(**known(FleetConfig, plan["config"], Path(folder)))
     return deploy(load(Path(folder) / "parent"), assignments, folder, config=config, callback=callback)
 
 
@@ -205,26 +205,32 @@ class _Notes:
         return self._before + time.monotonic() - self._began
 
     def write(self) -> None:
+        """Raises CheckpointError where the disk does not take it."""
         self._noted = time.monotonic()
         self.plan["seconds"] = round(self.seconds, 3)
         atomic_write(self.folder / PLAN, json.dumps(self.plan, indent=1).encode())
 
+    def _write_meanwhile(self) -> None:
+        """A disk that is full now ends nobody's work: it may have room when the next note is due, or at the end."""
+        with suppress(CheckpointError):
+            self.write()
+
     def write_now_and_then(self) -> None:
         if time.monotonic() - self._noted > NOTED_S:
-            self.write()
+            self._write_meanwhile()
 
     def begun(self, number: int) -> None:
         instance = self.plan["instances"][number]
         what, why = ("restarted", instance["reason"]) if instance["restarts"] else ("begun", "")
         self._tell(number, what, why)
-        self.write()
+        self._write_meanwhile()
 
     def stands(self, number: int, steps: int) -> None:
         self.plan["instances"][number]["steps"] = steps
 
     def ended(self, number: int, how: Literal["finished", "late", "hung", "failed"], why: str) -> None:
         self.plan["instances"][number] |= {"ended": how, "reason": why}
-        self.write()
+        self._write_meanwhile()
         self._tell(number, how, why)
 
     def late(self, deadline: float) -> None:
@@ -279,7 +285,11 @@ class _Supervisor:
                         return False
                     free = set(range(self._transport.slots)) - {one.slot for one in self._running}
                     while free and waiting:
-                        self._begin(waiting.pop(0), free.pop())
+                        number = waiting.pop(0)
+                        try:
+                            self._begin(number, free.pop())
+                        except OSError as error:  # a full disk, too many processes
+                            self._notes.ended(number, "failed", f"{type(error).__name__}: {error}")
                     for one in tuple(self._running):
                         self._look_at(one, waiting)
                     self._notes.write_now_and_then()
@@ -288,14 +298,16 @@ class _Supervisor:
         finally:
             for one in self._running:
                 self._transport.kill(one.handle)
-            self._notes.write()
-            self._transport.close()
+            try:
+                self._notes.write()
+            finally:
+                self._transport.close()
 
     def _begin(self, number: int, slot: int) -> None:
         instance = self._plan["instances"][number]
         watch = self._folder / "watch" / instance["name"]
         watch.mkdir(parents=True, exist_ok=True)
-        for name in ("ended.json", "beat"):
+        for name in ("ended.json", "beat", BEGUN):
             (watch / name).unlink(missing_ok=True)
         told = {
             "assignment": self._plan["assignments"][number],
@@ -309,13 +321,15 @@ class _Supervisor:
 
     def _look_at(self, one: _Running, waiting: list[int]) -> None:
         how = self._transport.gone(one.handle)
+        if self._transport.queues and not self._watch(one.number, BEGUN).is_file():
+            one.seen = time.monotonic()
         late = not self._heard_from(one) and time.monotonic() - one.seen > self._config.patience_s
         if how is None and not late:
             return
         if how is None:
             self._transport.kill(one.handle)
         self._running.remove(one)
-        if how is not None and self._has_ended(one):
+        if self._has_ended(one):  # its process may have lingered
             return
         ended = "failed" if how is not None else "hung"
         why = f"its process died: {how}" if how is not None else f"no beat for {self._config.patience_s:g} s"
@@ -327,18 +341,22 @@ class _Supervisor:
         else:
             self._notes.ended(one.number, ended, f"{why}, after {instance['restarts']} restarts")
 
+    def _watch(self, number: int, file: str) -> Path:
+        """What an instance tells in a file."""
+        return self._folder / "watch" / self._plan["instances"][number]["name"] / file
+
     def _heard_from(self, one: _Running) -> bool:
         """Whether the beat has changed since it was last looked at."""
-        instance = self._plan["instances"][one.number]
-        beat = _read(self._folder / "watch" / instance["name"] / "beat")
+        beat = _read(self._watch(one.number, "beat"))
         if beat == one.beat or not beat:
             return False
-        one.beat, one.seen, instance["steps"] = beat, time.monotonic(), int(beat)
+        one.beat, one.seen = beat, time.monotonic()
+        self._plan["instances"][one.number]["steps"] = int(beat)
         return True
 
     def _has_ended(self, one: _Running) -> bool:
         """Note how an instance that is gone says that it ended, if it does."""
-        text = _read(self._folder / "watch" / self._plan["instances"][one.number]["name"] / "ended.json")
+        text = _read(self._watch(one.number, "ended.json"))
         ended = json.loads(text) if text else {}
         if "failed" in ended:
             self._notes.ended(one.number, "failed", ended["failed"])

@@ -79,16 +79,10 @@ class Member:
         self.notes: list[str] = []
         self.reason: str | None = None
         self.saved: dict[str, np.ndarray] | None = None  # where it stood, if it goes on
-        self._saved_rows = 0
 
     @property
     def updates(self) -> int:
         return int(self.learner.state.updates)
-
-    @property
-    def unsaved(self) -> int:
-        """Rows that are not on the disk."""
-        return int(self.experience.count[0]) - self._saved_rows
 
     def open(self, stack: ExitStack) -> None:
         """Make the folder of the run, or go on with it. Raises RunError or CheckpointError."""
@@ -109,7 +103,7 @@ class Member:
             self.attempts, self.losses, position = stands["attempts"], stands["losses"], stands["metrics"]
             log = {name.removeprefix("log/"): array for name, array in arrays.items() if name.startswith("log/")}
             self.recorder.restore(log, stands["recorder"])
-            self.saved, self._saved_rows = arrays, int(self.experience.count[0])
+            self.saved = arrays
             self.acting = jnp.asarray(arrays["acting"])
         else:
             self.experience = Experience(fields, **sizes)
@@ -183,4 +177,3 @@ class Member:
         arrays = self.learner.arrays() | {"acting": np.asarray(self.acting)} | log | stands
         checkpoint.write(self.task.run / "learner", arrays, manifest)
         self.experience.prune()
-        self._saved_rows = int(self.experience.count[0])

@@ -25,6 +25,7 @@ from fifteen.learner import load
 from fifteen.log import Progress, Sink
 from fifteen.working import resume, work
 
+BEGUN = "begun"  # in the folder to tell in: the process is there
 BEAT_S = 0.5  # between two beats at least
 RELEASE_S = 30.0  # for a process that was left behind to let go of its run
 CANCEL_S = 30.0  # for Ray to end a process
@@ -42,7 +43,8 @@ def instance(told: dict[str, Any]) -> None:
     """Do an assignment, or go on with it, and tell how it ended. Returns where it failed, too.
 
     told: assignment (the arguments of `fifteen.work`), parent and run (folders), watch (the folder to tell in), core
-    (to stay on, or None), jax (its settings), path (to import from).
+    (to stay on, or None), jax (its settings), path (to import from). Raises CheckpointError where a full disk has no
+    room for how it ended: then that its process is gone tells it.
     """
     sys.path += [path for path in told["path"] if path not in sys.path]
     if told["core"] is not None and hasattr(os, "sched_setaffinity"):
@@ -52,6 +54,8 @@ def instance(told: dict[str, Any]) -> None:
         jax.config.update(name, value)
     watch, run = Path(told["watch"]), Path(told["run"])
     beats = (_Beat(watch / "beat"),)
+    with suppress(OSError):  # of a full disk, too
+        (watch / BEGUN).touch()
     try:
         if (run / "config.json").is_file():
             _wait_until_free(run)
@@ -60,7 +64,7 @@ def instance(told: dict[str, Any]) -> None:
             log = work(load(told["parent"]), **told["assignment"], run=run, sinks=beats)
         ended = {"reason": log.reason}
     except Exception as error:
-        with (watch / "log.txt").open("a", encoding="utf-8") as file:
+        with suppress(OSError), (watch / "log.txt").open("a", encoding="utf-8") as file:
             traceback.print_exc(file=file)
         ended = {"failed": f"{type(error).__name__}: {error}"}
     atomic_write(watch / "ended.json", json.dumps(ended).encode())
@@ -85,7 +89,8 @@ class _Beat(Sink):
     def write(self, progress: Progress) -> None:
         if progress.reason is not None or time.monotonic() - self._last >= BEAT_S:
             self._last = time.monotonic()
-            self._path.write_text(str(progress.step), encoding="utf-8")
+            with suppress(OSError):  # a full disk ends the work when it is saved, and says so
+                self._path.write_text(str(progress.step), encoding="utf-8")
 
     def close(self) -> None:
         pass
@@ -95,6 +100,7 @@ class Transport(Protocol):
     """How an instance comes to be a process somewhere."""
 
     slots: int  # instances at the same time
+    queues: bool  # one that was begun may have to wait for its turn
 
     def begin(self, told: dict[str, Any], slot: int) -> Any:
         """Begin `instance` in a process of its own; a handle of it. told: assignment, parent, run and watch."""
@@ -120,6 +126,8 @@ class Transport(Protocol):
 @final
 class Processes:
     """Processes on this machine, begun afresh (not forked), each on a core of its own. They end with this one."""
+
+    queues = False
 
     def __init__(self, workers: int | None):
         self._cores = cores()
@@ -182,6 +190,8 @@ class Ray:
     Every machine needs Fifteen and the jobs installed, and the fleet's folder at the same path. A Ray that the caller
     has initialised is used as it is, and left running.
     """
+
+    queues = True  # others may have the cluster's CPUs
 
     def __init__(self, workers: int | None, address: str | None):
         """Raises RunError where Ray is not installed or cannot be reached."""

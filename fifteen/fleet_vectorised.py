@@ -148,10 +148,10 @@ class _Shift:
                     self._board.ended(self.members[n].task.number, "finished", "")
         for n in whole:
             if self.members[n].reason is None:
-                self.members[n].tell()
+                self._tell(n)
                 self._board.stands(self.members[n].task.number, self.members[n].recorder.step)
         # What a ring has overwritten can no longer be saved.
-        full = any(one.unsaved + self._ticks > one.experience.capacity for one in self.open)
+        full = any(one.experience.unsaved + self._ticks > one.experience.capacity for one in self.open)
         if full or time.monotonic() - self._saved_at >= SAVE_EVERY_S:
             self.save()
 
@@ -213,8 +213,15 @@ class _Shift:
                 self._save(n)
         self._saved_at = time.monotonic()
 
-    def _save(self, n: int) -> None:
+    def _tell(self, n: int) -> None:
         """A disk that is full is the end of this member, as it would be in a process of its own."""
+        try:
+            self.members[n].tell()
+        except FifteenError as error:
+            self._fail(n, f"{type(error).__name__}: {error}")
+
+    def _save(self, n: int) -> None:
+        """As `_tell`."""
         one, life = self.members[n], jax.tree.map(lambda leaf: np.array(leaf)[n], self._lives)
         one.learner.statistics = jax.tree.map(lambda leaf: jnp.array(leaf), life.instance.statistics)
         named = {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(life)}

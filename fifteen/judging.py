@@ -121,6 +121,15 @@ def cases(night: Night, store: Store | None) -> list[Case]:
     return found
 
 
+def note(folder: Path, night: Night, attempts: Attempts) -> None:
+    """Write folder/night.json as it is before anybody attempts anything; one that is there already stays.
+
+    Raises CheckpointError where it cannot be written.
+    """
+    if not (folder / RESULTS).exists():
+        _write(folder, night, attempts, [])
+
+
 def judge(
     folder: Path,
     night: Night,

@@ -24,7 +24,7 @@ from jax import Array
 from fifteen import checkpoint
 from fifteen.config import MindConfig, WorkConfig
 from fifteen.distilling import Dream, Study, dream
-from fifteen.errors import CheckpointError, RunError
+from fifteen.errors import CheckpointError, NightError
 from fifteen.frames import Layout
 from fifteen.instance import Statistics
 from fifteen.learner import Learner
@@ -64,7 +64,7 @@ def gathered(origin: Array, instances: Sequence[Learner], older: Sequence[Lived]
 
     origin: float32[P], weights of the parent, who teaches what is older and has no teacher of its own.
 
-    Raises RunError where there is nothing.
+    Raises NightError where there is nothing.
     """
     found = [
         Lesson(lived, one.state.weights, False, False, lived.batch.memory[0])
@@ -75,7 +75,7 @@ def gathered(origin: Array, instances: Sequence[Learner], older: Sequence[Lived]
         told = lived.teacher or Teacher(origin, np.asarray(lived.batch.memory[0]), lived.statistics, lived.wipe, True)
         found.append(Lesson(lived, jnp.asarray(told.weights), True, told.first_day, told.memory))
     if not found:
-        raise RunError(
+        raise NightError(
             "nothing was lived: the instances have no experience; let them work with learn='weights' or 'both', or "
             "with a run folder; or merge their weights alone with weights_only=True"
         )

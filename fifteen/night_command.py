@@ -14,7 +14,8 @@ from fifteen.checkpoint import MANIFEST, FolderLock
 from fifteen.commands import Sleep
 from fifteen.config import SleepConfig
 from fifteen.errors import RunError
-from fifteen.judging import RESULTS, WHO, Attempts, cases, judge
+from fifteen.folders import refuse_others
+from fifteen.judging import RESULTS, WHO, Attempts, cases, judge, note
 from fifteen.learner import Learner
 from fifteen.lessons import holds_night
 from fifteen.log import duration, number
@@ -91,6 +92,7 @@ def run_sleep(command: Sleep, parent: Learner | None, folder: Path, console: Con
         if slept.interrupted:
             return _say_interrupted(folder, console)
         _check_same(folder, slept)
+        note(folder, slept, attempts)  # before the learner: it says that this night left that
         slept.learner.save(folder)
         try:
             _judge(attempts, slept, store, parent, folder, console)
@@ -105,9 +107,9 @@ def run_sleep(command: Sleep, parent: Learner | None, folder: Path, console: Con
 
 def _check(folder: Path, weights_only: bool) -> None:
     """Nothing that lies in the folder is written over but a night's own learner."""
-    other = (folder / "config.json").exists() or ((folder / MANIFEST).exists() and not (folder / RESULTS).exists())
-    if other and not holds_night(folder / NIGHT):
-        raise RunError(f"{folder} holds a learner or a run that no night left there: give another --out")
+    refuse_others(folder, MANIFEST, RESULTS)
+    if (folder / MANIFEST).exists() and not ((folder / RESULTS).exists() or holds_night(folder / NIGHT)):
+        raise RunError(f"{folder} holds a learner that no night left there: give another --out")
     if weights_only and holds_night(folder / NIGHT):
         raise RunError(f"{folder} holds a night with experience: give another --out for one of weights only")
 

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ def append_history(folder: Path, progress: SleepProgress) -> None:
     if progress.practising:
         return
     line = {"step": progress.step, "losses": progress.losses}
-    with (folder / HISTORY).open("a", encoding="utf-8") as file:
+    # A full disk ends a night where it is saved, and is named there.
+    with suppress(OSError), (folder / HISTORY).open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 

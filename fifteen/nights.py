@@ -17,14 +17,14 @@ import numpy as np
 from fifteen import checkpoint
 from fifteen.checkpoint import MANIFEST
 from fifteen.config import SleepConfig
-from fifteen.errors import CheckpointError, FifteenError, RunError
+from fifteen.errors import CheckpointError, FifteenError, NightError, RunError, StoreError
 from fifteen.evaluating import ROWS, Practice, evaluate, practise
 from fifteen.experience import latest_memory
 from fifteen.gains import gained
 from fifteen.instance import Statistics
 from fifteen.learner import Learner, learner_folder, load
 from fifteen.lessons import holds_night
-from fifteen.lived import FirstDays, Lived, Teacher, bounds
+from fifteen.lived import LENGTHS, FirstDays, Lived, Teacher, bounds
 from fifteen.rehearsing import senses
 from fifteen.report import read_record
 from fifteen.sleeping import Callback, began_as, fingerprint, last_job, sleep, unfit
@@ -84,9 +84,12 @@ def night(
     befits jobs that are no simulators: nothing is tried and every instance teaches, as it does where its job cannot be
     attempted.
 
+    What the store holds of a job and is not what it was is set aside, and told among what is left out.
+
     run, stopped, callback: as for `sleep`; a night that goes on does so with the lessons that it began with. Raises
-    RunError where no run is left, StoreError or CheckpointError where the store's disk is full, and CheckpointError
-    where the learner as it left school, who teaches an older job, or what was practised of it, cannot be read.
+    NightError where no run is left, what `sleep` raises, StoreError or CheckpointError where the store's disk is full,
+    and CheckpointError where the learner as it left school, who teaches an older job, or what was practised of it,
+    cannot be read.
     """
     day: dict[str, tuple[Learner, str]] = {}
     left_out: list[tuple[str, str]] = []
@@ -97,8 +100,11 @@ def night(
             if why := unfit(instance, mind or instance.config, instance.state.anchor if origin is None else origin):
                 raise RunError(f"it {why}")
             job = last_job(instance) if store is None else store.add_run(place).job
+            steady = instance.work_config.steady
+            if store is not None and bounds(partial(store.available, job), steady) is None:
+                raise NightError(f"nothing was lived of {job!r} that a night can read: fewer than {min(LENGTHS)} rows")
         except FifteenError as error:
-            if _no_room(error):
+            if no_room(error):
                 raise
             left_out.append((str(place), str(error)))
             continue
@@ -107,7 +113,7 @@ def night(
         day[str(place)] = (instance, job)
     if not day:
         reasons = "; ".join(f"{place}: {why}" for place, why in left_out) or "no run was given"
-        raise RunError(f"there is nothing to sleep on: {reasons}")
+        raise NightError(f"there is nothing to sleep on: {reasons}")
     folder, older, school, practising = None if run is None else Path(run), [], None, None
     config = config or SleepConfig()
     if store is not None:
@@ -119,7 +125,9 @@ def night(
         school = _school(best, (parent or first).provenance, kin, store)
         if folder is None or not holds_night(folder):
             tried = _tried(day, best, attempts, seed, stopped) if attempts else dict.fromkeys(day, (True, None))
-            older = _remember(day, tried, best, kin, store, np.random.default_rng([seed, 3]), config.rehearsed)
+            generator = np.random.default_rng([seed, 3])
+            older, broken = _remember(day, tried, best, kin, store, generator, config.rehearsed)
+            left_out += [(str(store.folder), why) for why in broken]
     learner = sleep(
         [instance for instance, _ in day.values()],
         parent=parent,
@@ -283,21 +291,21 @@ def _remember(
     store: Store,
     generator: np.random.Generator,
     rehearsed: int,
-) -> list[Lived]:
+) -> tuple[list[Lived], list[str]]:
     """Give every instance that teaches what the store holds of its job, and what its parent did there.
 
     kin: see `_kin`. rehearsed: older jobs in an update. Returns what no instance of the day teaches: of the day all, of
-    older jobs `TAKEN_UP` times as many.
+    older jobs `TAKEN_UP` times as many; and what is wrong with segments of the store.
     """
     records, steady = {record.id: record for record in store.jobs()}, kin is not None
-    taught = set()
+    taught, broken = set(), []
     for place, (instance, job) in day.items():
         better, practice = tried[place]
         if not better:
             continue
         taught.add(job)
         wipe = instance.provenance["worked"][-1]["learn"] == "weights" if instance.provenance.get("worked") else False
-        if (lived := _lived(store, records[job], wipe, steady, instance.statistics)) is not None:
+        if (lived := _lived(store, records[job], wipe, steady, instance.statistics, broken)) is not None:
             instance.lived[job] = lived
             if kin is None:
                 continue
@@ -313,11 +321,11 @@ def _remember(
         if record.id not in due:
             continue
         teacher = _teacher(record.id, parent, kin, store)
-        if (lived := _lived(store, record, teacher.wipe, steady, teacher.statistics)) is not None:
+        if (lived := _lived(store, record, teacher.wipe, steady, teacher.statistics, broken)) is not None:
             kept = store.kept.practice(record.id) if steady else None
             practice = None if kept is None else kept.batch(teacher.memory)
             older.append(dataclasses.replace(lived, teacher=teacher, practice=practice))
-    return older
+    return older, broken
 
 
 def _teacher(job: str, parent: Learner, kin: str | None, store: Store) -> Teacher:
@@ -337,23 +345,33 @@ def _last_memory(run: Path) -> np.ndarray:
     return latest_memory(run / "experience", manifest["experience"])
 
 
-def _no_room(error: FifteenError) -> bool:
+def no_room(error: FifteenError) -> bool:
     """The fault is the store's disk, not the run."""
     cause = error.__cause__
     return isinstance(cause, sqlite3.OperationalError) or (isinstance(cause, OSError) and cause.errno in _FULL)
 
 
-def _lived(store: Store, record: JobRecord, wipe: bool, steady: bool, statistics: Statistics) -> Lived | None:
+def _lived(
+    store: Store, record: JobRecord, wipe: bool, steady: bool, statistics: Statistics, broken: list[str]
+) -> Lived | None:
     """Sequences of a job, spread over all that is held of it; None where there is no long enough one.
 
-    wipe, statistics: of who will teach it.
+    wipe, statistics: of who will teach it. broken: takes what is wrong with the job's segments, which are set aside.
     """
-    sizes = bounds(lambda rows: store.available(record.id, rows), steady)
-    if sizes is None:
-        return None
     rows: dict[str, Any]
     memory: Any
-    rows, memory = store.sample(None, record.id, *sizes)
+    while True:
+        sizes = bounds(partial(store.available, record.id), steady)
+        if sizes is None:
+            return None
+        try:
+            rows, memory = store.sample(None, record.id, *sizes)
+            break
+        except StoreError:
+            wrong = store.verify(record.id)
+            if not wrong:
+                raise
+            broken += wrong
     return Lived(
         record.id,
         record.layout,

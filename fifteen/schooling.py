@@ -18,6 +18,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from fifteen import checkpoint
 from fifteen.config import MindConfig, SchoolConfig
 from fifteen.errors import RunError
+from fifteen.folders import refuse_others
 from fifteen.interrupting import interruptible
 from fifteen.jobs.classroom import Classroom, Grades
 from fifteen.jobs.explorers import EXPLORERS
@@ -58,6 +59,8 @@ def school(
     NaN and a device without enough memory, CheckpointError where the folder holds the school of another configuration.
     """
     folder = None if run is None else Path(run)
+    if folder is not None:
+        refuse_others(folder, "school/manifest.json")
     room, updates, rounds = _open(learner, folder, families, steps, config or SchoolConfig())
     mind, school = room.config, room.school
     per_round = len(room.member) * school.rollout

@@ -30,7 +30,7 @@ from fifteen import lessons as desk
 from fifteen.checkpoint import FolderLock
 from fifteen.config import MindConfig, SleepConfig
 from fifteen.distilling import Study, begin, drawn, gradient, learn, picked
-from fifteen.errors import RunError
+from fifteen.errors import NightError, RunError
 from fifteen.instance import new_statistics
 from fifteen.interrupting import interruptible
 from fifteen.learner import Learner
@@ -107,7 +107,8 @@ def sleep(
     `provenance["slept"]` tells.
 
     Raises RunError, before anything is computed, where there is no instance, where they have different parents or
-    sizes, where one has weights that are not finite, where nothing was lived, or where school cannot be rehearsed;
+    sizes, where one has weights that are not finite, or where school cannot be rehearsed; NightError, which is one,
+    where nothing was lived, and where the sleeper's weights come to be not finite;
     CheckpointError where `run` holds another night or cannot be written.
     """
     config = config or SleepConfig()
@@ -384,7 +385,7 @@ def _by_job(lessons: Sequence[Lesson], distances: Mapping[int, Array]) -> dict[s
 def _check_finite(study: Study, step: int) -> None:
     """Before anything is saved."""
     if not bool(jnp.all(jnp.isfinite(study.weights))):
-        raise RunError(
+        raise NightError(
             f"after {step:,} updates the sleeper's weights are not finite: lower SleepConfig.learning_rate; the last "
             "save is sound, and the instances are as they were"
         )

@@ -314,13 +314,15 @@ class Store:
         path = self._files / segment.file
         return unpack(read_verified(path, size=segment.bytes, sha256=segment.sha256), path)
 
-    def verify(self) -> list[str]:
-        """Read every segment; forget those that are missing or corrupted. Returns what was wrong with each.
+    def verify(self, job: str | None = None) -> list[str]:
+        """Read every segment, or those of a job; forget what is missing or corrupted. Returns what was wrong with each.
 
-        Their files are moved to `unclaimed`. The only method whose time grows with what is held.
+        Their files are moved to `unclaimed`. The only method whose time grows with what is held. Raises StoreError for
+        an unknown job.
         """
         wrong: dict[Segment, str] = {}
-        for segment in [segment for its in self._held.values() for segment in its]:
+        held = [segment for its in self._held.values() for segment in its] if job is None else self.segments(job)
+        for segment in held:
             try:
                 read_verified(self._files / segment.file, size=segment.bytes, sha256=segment.sha256)
             except CheckpointError as error:

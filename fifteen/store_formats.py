@@ -140,15 +140,19 @@ def _attempts(store: Store, job: str) -> Iterator[dict[str, np.ndarray]]:
 def import_minari(store: Store, dataset: Any, *, job: str | None = None, mind: MindConfig | None = None) -> Added:
     """Take in a Minari dataset, or one by its id if it is on this machine, marked as foreign.
 
-    job: by default the id of the dataset's environment. Raises RunError without the extra "minari"; StoreError as
-    `Store.add_arrays`.
+    job: by default the id of the dataset's environment, with its kwargs. Raises RunError without the extra "minari";
+    StoreError as `Store.add_arrays`, and for a dataset without a step.
     """
     minari = _extra("minari", "minari")
     data = minari.load_dataset(dataset) if isinstance(dataset, str) else dataset
-    job = job or (None if data.env_spec is None else data.env_spec.id)
+    kwargs = None
     if job is None:
-        raise StoreError(f"the dataset {data.id} does not say its environment: say it, import_minari(..., job=...)")
+        if data.env_spec is None:
+            raise StoreError(f"the dataset {data.id} does not say its environment: say it, import_minari(..., job=...)")
+        job, kwargs = data.env_spec.id, data.env_spec.kwargs
     episodes = [episode for episode in data.iterate_episodes() if len(episode.rewards)]
+    if not episodes:
+        raise StoreError(f"the dataset {data.id} has no step in any of its episodes: there is nothing to take in")
     flags = {name: [np.array(getattr(e, name), np.bool_) for e in episodes] for name in ("terminations", "truncations")}
     for terminated, truncated in zip(*flags.values(), strict=True):
         truncated[-1] |= not terminated[-1]  # an episode ends where the next one begins
@@ -162,6 +166,7 @@ def import_minari(store: Store, dataset: Any, *, job: str | None = None, mind: M
         observation_space=data.observation_space,
         action_space=data.action_space,
         mind=mind,
+        kwargs=kwargs,
     )
 
 

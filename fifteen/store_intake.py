@@ -70,7 +70,10 @@ def read_run(run: Path, job: Any, known: Callable[[str], dict[str, Any] | None])
     try:
         text = (run / "config.json").read_text(encoding="utf-8")
         config = json.loads(text)
-        settings, spaces = config["settings"], config["spaces"]
+        settings = {name: config["settings"][name] for name in ("job", "kwargs", "step_limit", "learn", "seed")}
+        spaces = {name: config["spaces"][name] for name in ("observation", "action")}
+        id = _job_id(config["job"], settings["kwargs"])
+        ran = {"versions": json.dumps(config["versions"]), "device": config["device"], "config": text}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{run} is not the folder of a run: its config.json cannot be read ({error!r})") from error
     arrays, manifest = checkpoint.read(run / "learner")
@@ -88,10 +91,9 @@ def read_run(run: Path, job: Any, known: Callable[[str], dict[str, Any] | None])
     except (KeyError, TypeError) as error:
         raise StoreError(f"{run} was saved by another version of Fifteen ({error!r}): leave it out") from error
     _check_finite(statistics, f"{run / 'learner'} (the statistics)")
-    id = _job_id(config["job"], settings["kwargs"])
     row = known(id)
     if row is None:
-        row = _opened(run, id, job if job is not None else settings["job"], config, mind)
+        row = _opened(run, id, job if job is not None else settings["job"], settings, spaces, mind)
     row |= {"observation_space": spaces["observation"], "action_space": spaces["action"]}
     if index["fields"] != json.loads(row["fields"]) or index["memory_size"] != mind.memory_size:
         raise StoreError(f"{run} has rows of {index['fields']}, job {id!r} has {row['fields']}: leave the run out")
@@ -103,10 +105,8 @@ def read_run(run: Path, job: Any, known: Callable[[str], dict[str, Any] | None])
         "seed": settings["seed"],
         "streams": index["streams"],
         "stride": index["stride"],
-        "versions": json.dumps(config["versions"]),
-        "device": config["device"],
-        "config": text,
         "statistics": checkpoint.pack(statistics),
+        **ran,
     }
     parts = [Part(s["sha256"], s["first"], s["last"], _reader(run / "experience", s)) for s in index["segments"]]
     return Intake(str(run), row, about, parts, mind, {})
@@ -133,9 +133,10 @@ def _check_finite(arrays: Mapping[str, np.ndarray], where: str) -> None:
             )
 
 
-def _opened(run: Path, id: str, job: Any, config: dict[str, Any], mind: MindConfig) -> dict[str, Any]:
+def _opened(
+    run: Path, id: str, job: Any, settings: dict[str, Any], spaces: dict[str, str], mind: MindConfig
+) -> dict[str, Any]:
     """The row of a job that the store does not know. StoreError if it cannot be opened, or is not what it was."""
-    settings = config["settings"]
     if job is None:
         raise StoreError(f"{run} was begun with an environment, not an id: pass it again, add_run(run, job=...)")
     try:
@@ -145,9 +146,9 @@ def _opened(run: Path, id: str, job: Any, config: dict[str, Any], mind: MindConf
     found = {"observation": str(stream.observation_space), "action": str(stream.action_space)}
     row = _job_row(id, stream.observation_space, stream.action_space, mind)
     stream.close()
-    if found != config["spaces"]:
+    if found != spaces:
         raise StoreError(
-            f"{run}: its job {id!r} has the spaces {found} now, the run was lived with {config['spaces']}: leave it out"
+            f"{run}: its job {id!r} has the spaces {found} now, the run was lived with {spaces}: leave it out"
         )
     kept = {"job": settings["job"], "kwargs": json.dumps(settings["kwargs"], sort_keys=True)}
     return row | kept | {"step_limit": settings["step_limit"], "source": None}

@@ -24,7 +24,7 @@ from fifteen import instance as instances
 from fifteen import updating
 from fifteen.config import Learn, MindConfig, WorkConfig
 from fifteen.doubting import Doubt
-from fifteen.errors import CheckpointError
+from fifteen.errors import CheckpointError, RunError
 from fifteen.experience import Experience, Field
 from fifteen.frames import Layout
 from fifteen.instance import Instance, Statistics
@@ -237,12 +237,14 @@ class Worker:
         """Count one tick; at a block's end take over the finished updates and begin the next in the background.
 
         Acting goes on with the weights of one block ago while a second core learns. What is computed does not depend
-        on timing: the same ticks always meet the same weights.
+        on timing: the same ticks always meet the same weights. Raises RunError as `finish` does.
         """
         self._ticks += 1
-        if self.learn == "context" or self._ticks < self.work.block:
+        if self._ticks < self.work.block:
             return
         self._ticks = 0
+        if self.learn == "context":
+            return
         self.finish()
         self.acting = self._functions.publish(self.state.weights)
         assert self.experience is not None
@@ -256,14 +258,23 @@ class Worker:
         self._pending = self._pool.submit(self._run, self.state, batch, statistics)
 
     def finish(self) -> None:
-        """Wait for updates that are under way."""
+        """Wait for updates that are under way. Raises RunError where they came to weights that are not finite.
+
+        The state is that of before them then.
+        """
         if self._pending is not None:
-            self.state, losses = self._pending.result()
+            pending, self._pending = self._pending, None
+            self.state, losses = pending.result()
             self.losses = {name: float(value) for name, value in losses.items()}
-            self._pending = None
 
     def _run(self, state: LearnerState, batch: Batch, statistics: Statistics) -> Any:
-        return jax.block_until_ready(self._functions.update(state, batch, statistics, self._continuous))
+        state, losses = jax.block_until_ready(self._functions.update(state, batch, statistics, self._continuous))
+        if not np.isfinite(np.asarray(state.weights)).all():
+            raise RunError(
+                f"the weights are not finite after {int(state.updates):,} updates: lower WorkConfig.learning_rate; "
+                "those of before are kept, and a run stands where it was last saved"
+            )
+        return state, losses
 
     def _batch(self, updates: int) -> Batch:
         assert self.experience is not None

@@ -18,6 +18,7 @@ from fifteen import checkpoint
 from fifteen.config import Learn
 from fifteen.errors import CheckpointError, RunError, check_positive
 from fifteen.experience import Experience
+from fifteen.folders import refuse_others
 from fifteen.interrupting import interruptible
 from fifteen.jobs.protocol import Stream, Tick, checked_seed
 from fifteen.jobs.registry import open_job
@@ -195,7 +196,7 @@ def _loop(
                 progress = dataclasses.replace(progress, reason=reason)
             for outlet in outlets:
                 outlet.write(progress)
-            if files is not None and files.due() and reason is None:
+            if files is not None and files.due(worker) and reason is None:
                 save()
         if recorder.step > begun:  # a resumed run that was finished already adds nothing
             learner.provenance.setdefault("worked", []).append(
@@ -218,8 +219,11 @@ class _Files:
         header = {key: config[key] for key in ("job", "settings", "versions", "device", "commit")}
         self.metrics = JsonlSink(folder / "metrics.jsonl", header, truncate_at=truncate_at)
 
-    def due(self) -> bool:
-        return time.monotonic() - self._saved_at >= SAVE_EVERY_S
+    def due(self, worker: Worker) -> bool:
+        """It is time; or the ring would write over rows that are not on the disk yet."""
+        assert worker.experience is not None
+        full = worker.experience.unsaved + worker.work.block > worker.experience.capacity
+        return full or time.monotonic() - self._saved_at >= SAVE_EVERY_S
 
     def save(self, learner: Learner, stream: Stream, worker: Worker, recorder: Recorder) -> None:
         """Experience first, then the one checkpoint that names it: whatever is interrupted, one of them is whole."""
@@ -252,6 +256,7 @@ def _new_folder(folder: Path, stack: ExitStack) -> Path:
     stack.enter_context(checkpoint.FolderLock(folder))
     if (folder / "config.json").exists():
         raise RunError(f"{folder} holds a run already: go on with fifteen.resume, or give another folder")
+    refuse_others(folder)
     return folder
 
 

@@ -144,6 +144,8 @@ def test_tensorboard(fakes, tmp_path):
         (["work", "Nonsense-v0", "--run", "r"], "there is no job 'Nonsense-v0'"),
         (["work", "A-v0", "Nonsense-v0", "--run", "r"], "there is no job 'Nonsense-v0'"),
         (["work", "A-v0", "B-v0", "--run", "/dev/null/r"], "/dev/null/r"),
+        (["work", "A-v0", "--deadline", "5"], "--deadline is one of a fleet"),
+        (["work", "A-v0", "--transport", "ray"], "--transport is one of a fleet"),
         (["work", "--resume", "nowhere"], "there is no folder nowhere"),
         (["work", "--resume", "r", "--steps", "5"], "drop --steps"),
         (["work", "--resume", "r", "--num-envs", "5"], "drop --num-envs"),

@@ -188,6 +188,57 @@ def test_an_instance_whose_experience_is_broken_is_left_out_of_the_night(tmp_pat
     assert name == "1-probe-policy-v0" and why.startswith("by the night: ")
 
 
+def test_a_night_that_cannot_be_held_now_is_an_error_and_the_day_is_kept(tmp_path, monkeypatch, quick):
+    def refused(*_, **__):
+        raise RunError("in use")
+
+    days = [[Assignment(POLICY, 200)]]
+    with monkeypatch.context() as patch:
+        patch.setattr(days_module, "night", refused)
+        with pytest.raises(RunError, match="in use"):
+            live(born(), days, tmp_path)
+    told = []
+    life = live(born(), days, tmp_path, callback=lambda day, event: told.append(event))
+    assert life.days[0].jobs == (POLICY,) and not [event for event in told if isinstance(event, Event)]
+
+
+def test_what_an_instance_lived_that_was_left_out_stays_in_the_store(tmp_path, monkeypatch, quick):
+    def fail(told):
+        instance(told)
+        if told["run"].endswith("1-probe-policy-v0"):
+            (fleet.Path(told["watch"]) / "ended.json").write_text('{"failed": "at last"}')
+
+    instance = fleet_transports.instance
+    monkeypatch.setattr(fleet_transports, "instance", fail)
+    (day,) = live(born(), [[Assignment(POLICY, 200), Assignment(ACTION, 200)]], tmp_path).days
+    assert (day.jobs, day.older) == ((ACTION,), (POLICY,))
+    assert day.left_out == (("1-probe-policy-v0", "failed: at last"),)
+
+
+def test_a_life_and_a_run_leave_each_other_alone(tmp_path):
+    fifteen.work(born(), POLICY, steps=16, run=tmp_path / "run")
+    before = weights(fifteen.load(tmp_path / "run"))
+    with pytest.raises(RunError, match="holds a run of `fifteen work`"):
+        live(born(3), [[Assignment("no/such-v0", 9)]], tmp_path / "run")
+    assert (weights(fifteen.load(tmp_path / "run")) == before).all()
+    live(born(), [[Assignment("no/such-v0", 9)]], tmp_path / "life")
+    with pytest.raises(RunError, match="holds a life"):
+        fifteen.work(born(3), POLICY, steps=16, run=tmp_path / "life")
+    assert (weights(fifteen.load(tmp_path / "life")) == weights(born())).all()
+
+
+def test_a_life_that_was_killed_as_it_began_begins_anew(tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    days = [[Assignment("no/such-v0", 9)]]
+    with monkeypatch.context() as patch:
+        patch.setattr(fifteen.Learner, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            live(born(), days, tmp_path)
+    assert (weights(live(born(), days, tmp_path).learner) == weights(born())).all()
+
+
 def test_the_command(tmp_path, capsys, monkeypatch, quick):
     monkeypatch.setenv("COLUMNS", "300")
     path, folder = tmp_path / "days.toml", tmp_path / "life"

@@ -16,7 +16,7 @@ from gymnasium import spaces
 import fifteen
 from fifteen import fleet, fleet_transports
 from fifteen.cli import main
-from fifteen.errors import RunError
+from fifteen.errors import CheckpointError, RunError
 from fifteen.fleet import Assignment, FleetConfig, deploy, go_on
 
 ROOT = Path(__file__).parents[1]
@@ -166,6 +166,8 @@ def test_a_fleet_goes_on_after_its_process_was_killed(tmp_path):
 class Here:
     """A transport that does everything at once in this process."""
 
+    queues = False
+
     def __init__(self, workers):
         self.slots = workers or 1
 
@@ -180,9 +182,67 @@ class Here:
     def close(self): ...
 
 
+class Lingering(Here):
+    """Its processes have said how they ended, and do not end."""
+
+    def gone(self, handle):
+        return None
+
+
+class Queue(Here):
+    """Nobody's turn comes."""
+
+    queues = True
+
+    def begin(self, told, slot): ...
+
+    def gone(self, handle):
+        return None
+
+
 @pytest.fixture
 def here(monkeypatch):
     monkeypatch.setattr(fleet, "Processes", Here)
+
+
+def test_who_has_finished_and_lingers_has_finished(tmp_path, monkeypatch):
+    monkeypatch.setattr(fleet, "Processes", Lingering)
+    (record,) = deploy(born(), [Assignment(PROBE, 16)], tmp_path, config=FleetConfig(patience_s=0.2)).records
+    assert (record.ended, record.restarts, record.steps) == ("finished", 0, 16)
+
+
+def test_who_waits_for_a_turn_does_not_hang(tmp_path, clock, monkeypatch):
+    monkeypatch.setattr(fleet, "Processes", Queue)
+    monkeypatch.setattr(fleet, "GRACE_S", 0.0)
+
+    def tell(event):
+        clock.forward += 10_000.0
+
+    config = FleetConfig(patience_s=1.0, deadline_s=5_000.0)
+    (record,) = deploy(born(), [Assignment(PROBE, 16)], tmp_path, config=config, callback=tell).records
+    assert (record.ended, record.restarts) == ("late", 0)
+
+
+def test_a_disk_that_is_full_for_a_while_ends_nobodys_work(tmp_path, here, monkeypatch):
+    """Nor does it keep from being told what can be told."""
+    write, full = fleet.atomic_write, []
+
+    def fill(path, data):
+        full.append(path.name)
+        if len(full) < 4:
+            raise CheckpointError("no room")
+        write(path, data)
+
+    monkeypatch.setattr(fleet, "atomic_write", fill)
+    assignments = [Assignment(PROBE, 16), Assignment("no/such-v0", 9), Assignment(PROBE, 16, seed=1)]
+    (tmp_path / "watch" / "2-no-such-v0" / "log.txt").mkdir(parents=True)  # cannot be written
+    (tmp_path / "watch" / "3-probe-policy-v0").write_text("no folder can be made here")
+    worked = deploy(born(), assignments, tmp_path)
+    assert [one.ended for one in worked.records] == ["finished", "failed", "failed"] and len(full) > 4
+    assert "there is no job" in worked.left_out[0].reason and "FileExistsError" in worked.left_out[1].reason
+    assert [one["ended"] for one in json.loads((tmp_path / "fleet.json").read_text())["instances"]] == [
+        one.ended for one in worked.records
+    ]
 
 
 def test_an_interrupted_round_goes_on(tmp_path, here):

@@ -126,6 +126,20 @@ def test_one_that_is_not_finite_harms_no_other(worked, tmp_path, monkeypatch):
     assert (np.asarray(kept.state.weights) == np.asarray(born().state.weights)).all()
 
 
+def test_a_disk_that_takes_no_more_of_one_harms_no_other(worked, tmp_path, monkeypatch):
+    def full(self, tell=fleet_vectorised.Member.tell):
+        if self.task.number == 2:
+            raise RunError("cannot write metrics.jsonl: No space left on device")
+        tell(self)
+
+    monkeypatch.setattr(fleet_vectorised.Member, "tell", full)
+    ended = deploy(born(), assignments(), tmp_path, config=HERE)
+    assert [one.ended for one in ended.records] == ["finished", "finished", "failed", "finished"]
+    assert "No space left" in ended.left_out[0].reason
+    for run, number in zip(ended.took_part, (0, 1, 3), strict=True):
+        assert (rows(run)[1] == rows(worked.took_part[number])[1]).all()
+
+
 def test_what_needs_a_process_is_refused_by_name(tmp_path):
     others = [Assignment("CartPole-v1", 10), Assignment("mdp/tabular-v0", 10, num_envs=2), *assignments()]
     with pytest.raises(RunError, match=r"1-CartPole-v1: it is not native to JAX; 2-mdp-tabular-v0: num_envs is 2"):

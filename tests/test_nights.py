@@ -10,6 +10,7 @@ import signal
 import threading
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from rich.console import Console
@@ -18,7 +19,7 @@ import fifteen
 from fifteen import checkpoint, judging, night_command, nights
 from fifteen.cli import main
 from fifteen.config import SleepConfig
-from fifteen.errors import CheckpointError, JobError, RunError
+from fifteen.errors import CheckpointError, JobError, NightError, RunError
 from fifteen.evaluating import LIFETIMES, ROWS, Evaluation, practise
 from fifteen.experience import latest_memory
 from fifteen.gains import fell, gained, mean, share_kept
@@ -84,6 +85,49 @@ def test_a_broken_run_and_a_stranger_are_left_out_by_name(runs, tmp_path):
             night([broken], store)
         with pytest.raises(RunError, match="no run was given"):
             night([], store)
+
+
+def test_who_lived_too_little_is_left_out_by_name(runs, tmp_path):
+    brief = tmp_path / "brief"
+    fifteen.work(fifteen.new("debug", seed=0), "probe/value-v0", steps=60, seed=1, run=brief)
+    with Store(tmp_path / "store") as store:
+        told = night([runs[0], brief], store, config=SleepConfig(steps=1))
+        assert told.took_part == (str(runs[0]),)
+        ((name, why),) = told.left_out
+        assert name == str(brief) and "fewer than 128 rows" in why
+        with pytest.raises(NightError, match="nothing was lived of 'probe/value-v0'"):
+            night([brief], store)
+
+
+def test_what_the_store_holds_and_is_broken_is_set_aside_by_name(runs, tmp_path):
+    with Store(tmp_path / "store") as store:
+        for run in runs:
+            store.add_run(run)
+        today, other = (store.segments(job)[1] for job in JOBS)
+        for segment in (today, other):
+            path = tmp_path / "store" / "segments" / segment.file
+            path.write_bytes(path.read_bytes()[:-9])
+        told = night(runs[:1], store, config=SleepConfig(steps=1))
+        assert (told.jobs, told.older, told.took_part) == (JOBS[:1], JOBS[1:], (str(runs[0]),))
+        assert {name for name, _ in told.left_out} == {str(tmp_path / "store")}
+        assert all(segment.file in why for segment, (_, why) in zip((today, other), told.left_out, strict=True))
+        assert (tmp_path / "store" / "unclaimed" / other.file).is_file() and not store.verify()
+
+
+def test_a_job_that_no_longer_exists(tmp_path):
+    """Of one that the store knows, what was lived teaches; a run of one that it does not know is left out."""
+    gym.register("Passing-v0", entry_point="small:Walk")
+    runs = [tmp_path / "first", tmp_path / "second"]
+    for seed, run in enumerate(runs):
+        fifteen.work(fifteen.new("debug", seed=0), "Passing-v0", steps=300, seed=seed, run=run)
+    with Store(tmp_path / "known") as known, Store(tmp_path / "new") as new:
+        known.add_run(runs[0])
+        del gym.registry["Passing-v0"]
+        slept = night(runs[1:], known, config=SleepConfig(steps=1))
+        (told,) = judge(tmp_path, slept, cases(slept, known), Attempts(tmp_path, 2, 0))
+        assert slept.took_part == (str(runs[1]),) and "there is no job 'Passing-v0'" in told.missing
+        with pytest.raises(NightError, match=r"'Passing-v0' cannot be opened: there is no job"):
+            night(runs, new)
 
 
 def test_a_full_disk_ends_the_night_and_is_no_fault_of_the_run(runs, tmp_path, monkeypatch):
@@ -472,7 +516,31 @@ def test_the_command_for_weights_only(runs, tmp_path, capsys, monkeypatch):
     assert main(["sleep", str(runs[0]), "--weights-only", "--out", str(out)]) == 2
     assert "holds another night" in capsys.readouterr().err
     assert main([*order[:-1], str(runs[0])]) == 2
+    assert "holds a run of `fifteen work`" in capsys.readouterr().err
+    fifteen.new("debug").save(tmp_path / "mine")
+    assert main([*order[:-1], str(tmp_path / "mine")]) == 2
     assert "that no night left there" in capsys.readouterr().err
+
+
+def test_interrupted_before_anything_is_compared_it_goes_on(runs, tmp_path, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    out = tmp_path / "merged"
+    order = ["sleep", *map(str, runs), "--weights-only", "--episodes", "2", "--out", str(out)]
+    with monkeypatch.context() as patch:
+        patch.setattr(judging, "evaluate", interrupted)
+        assert main(order) == 130
+    assert (
+        "the same command" in capsys.readouterr().out and "merged by their weights" in (out / "night.html").read_text()
+    )
+    with monkeypatch.context() as patch:  # killed, as it were, before the learner was there
+        patch.setattr(fifteen.Learner, "save", interrupted)
+        assert main([*order[:-1], str(tmp_path / "killed")]) == 130
+    for folder in (out, tmp_path / "killed"):
+        assert main([*order[:-1], str(folder)]) == 0
+        jobs = json.loads((folder / "night.json").read_text())["jobs"]
+        assert [job["night"]["attempts"] for job in jobs] == [2, 2]
 
 
 def test_older_jobs_have_a_row_of_their_own(runs, tmp_path):

@@ -318,6 +318,22 @@ def test_first_days_are_read_from_where_attempts_begin():
     assert list(zip(sequences.tolist(), rows.tolist(), strict=True)) == [(0, 0), (0, 60), (2, 10)]
 
 
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ({"steps": "1000"}, "steps of a night must be an integer >= 1, got '1000'"),
+        ({"steps": -5}, "integer >= 1, got -5"),
+        ({"batch": 0}, "batch of a night must be an integer >= 1"),
+        ({"rehearsed": True}, "rehearsed of a night must be an integer >= 0"),
+        ({"learning_rate": float("nan")}, "learning_rate of a night must be a finite number >= 0, got nan"),
+        ({"max_gradient": None}, "max_gradient of a night must be a finite number"),
+    ],
+)
+def test_what_is_no_setting_of_a_night_is_refused(setting, says):
+    with pytest.raises(RunError, match=says):
+        SleepConfig(**setting)
+
+
 def test_an_update_rehearses_some_of_many_jobs_and_learns_all_of_the_day():
     config = SleepConfig(rehearsed=3, batch=5)
     available, rehearsed = [40] * 20, [False] * 2 + [True] * 18

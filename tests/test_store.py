@@ -305,6 +305,9 @@ def test_runs_that_cannot_be_taken_in_are_refused_by_name_and_harm_nothing(tmp_p
         refuses(stored, lived(tmp_path / "unknown", [[20]], job="no/such-v0"), "cannot be opened: there is no job")
         other = lived(tmp_path / "environment", [[20]], run=2)
         config = json.loads((other / "config.json").read_text())
+        for part in ("job", "versions", "device"):
+            (other / "config.json").write_text(json.dumps({name: config[name] for name in config if name != part}))
+            refuses(stored, other, f"config.json cannot be read .KeyError.'{part}'")
         config["settings"]["job"], config["job"] = None, "Mine"
         (other / "config.json").write_text(json.dumps(config))
         refuses(stored, other, "was begun with an environment")

@@ -1,5 +1,6 @@
 """The loop of work: exact resume, stopping, faults of jobs, and what it refuses before it begins."""
 
+import dataclasses
 import errno
 import functools
 import json
@@ -102,7 +103,7 @@ RUNS = {
     "small:Drift": dict(learn="both"),
     "probe/policy-v0": dict(learn="context"),
 }
-N = 102
+N = 109
 RESUME = "import sys, fifteen; [fifteen.resume(run, steps=int(sys.argv[1])) for run in sys.argv[2:]]"
 
 
@@ -163,6 +164,25 @@ def test_a_doubted_memory_is_resumed_exactly_and_one_of_before_there_were_doubts
     fifteen.work(schooled(), "small:Walk", steps=160, run=tmp_path / "whole")
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
     assert fifteen.resume(old, steps=160).steps[-1] > 80
+
+
+def test_nothing_is_written_over_in_the_ring_before_it_is_saved(tmp_path):
+    """However rarely it would be saved otherwise."""
+    work = dataclasses.replace(WORK, replay=64)
+    fifteen.work(fifteen.new("debug", seed=0, work=work), "small:Walk", steps=300, run=tmp_path)
+    index = checkpoint.read(tmp_path / "learner")[1]["experience"]
+    assert index["capacity"] == 64 and index["count"][0] > 300
+    ends = [0, *(segment["last"][0] for segment in index["segments"])]
+    assert [segment["first"][0] for segment in index["segments"]] == ends[:-1] and ends[-1] == index["count"][0]
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    work = dataclasses.replace(WORK, learning_rate=1e38)
+    learner = fifteen.new("debug", seed=0, work=work)
+    with pytest.raises(RunError, match=r"not finite after \d+ updates: lower WorkConfig.learning_rate"):
+        fifteen.work(learner, "small:Walk", steps=1_000, run=tmp_path)
+    for one in (learner, fifteen.load(tmp_path)):
+        assert np.isfinite(np.asarray(one.state.weights)).all()
 
 
 def test_saving_in_between_changes_nothing(tmp_path, monkeypatch):
@@ -443,6 +463,21 @@ def test_a_folder_in_use_or_with_a_run_is_refused(tmp_path):
         with pytest.raises(RunError, match="in use"):
             fifteen.resume(tmp_path / "run", steps=40)
     assert fifteen.resume(tmp_path / "run", steps=40).steps[-1] == 35
+
+
+@pytest.mark.parametrize("held", ["fleet.json", "life.json", "night.json", "school/manifest.json", "manifest.json"])
+def test_what_lies_in_a_folder_is_not_written_over(tmp_path, held):
+    (tmp_path / held).parent.mkdir(exist_ok=True)
+    (tmp_path / held).touch()
+    with pytest.raises(RunError, match=rf"{held} says so\): give another folder"):
+        fifteen.work(new(), "small:Walk", steps=20, run=tmp_path)
+    assert not (tmp_path / "learner").exists()
+
+
+def test_in_context_the_callback_is_called_after_every_block_too():
+    steps = []
+    fifteen.work(new(), "small:Walk", steps=40, learn="context", callback=lambda told: steps.append(told.step))
+    assert 8 <= len(steps) <= 12
 
 
 # Faults of jobs -----------------------------------------------------------------------------------
