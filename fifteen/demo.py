@@ -209,7 +209,7 @@ def write_demo_report(folder: Path, *, done: bool) -> Path:
         f'<h1>Many instances, one learner</h1><p class="lead">{escape(lead)}</p></header>'
         f"{_figures(told) if told else ''}"
         f'<div class="charts">{_context_chart(context) if context else ""}</div>'
-        f'<div class="boxes">{_table(told) if told else ""}{_links(folder)}</div>'
+        f'<div class="boxes">{_table(told) + _left_out(folder, told) if told else ""}{_links(folder)}</div>'
         f"<footer>Made from {CONTEXT} and {NIGHT}/{RESULTS} in the folder of this page.</footer>"
     )
     return write_page(folder / "index.html", "Demonstration · Fifteen", body)
@@ -243,6 +243,17 @@ def _table(told: Mapping[str, Any]) -> str:
         f"<table><thead><tr><th>Job</th>{''.join(f'<th>{head}</th>' for head in heads)}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></section>"
     )
+
+
+def _left_out(folder: Path, told: Mapping[str, Any]) -> str:
+    """Of the day's instances, those whose learning is not in the one learner; empty where there is none."""
+    ended = [one for one in read_plan(folder / DAY)["instances"] if one["ended"] != "finished"]
+    found = {one["name"]: f"{one['ended']}: {one['reason']}" for one in ended}
+    found |= {Path(run).name: why for run, why in told["left_out"]}
+    if not found:
+        return ""
+    items = "".join(f"<li>{escape(name)}: {escape(why)}</li>" for name, why in found.items())
+    return f'<section class="box"><h2>Left out</h2><ul class="plain">{items}</ul></section>'
 
 
 def _links(folder: Path) -> str:

@@ -27,8 +27,19 @@ from fifteen.errors import CheckpointError, StoreError
 from fifteen.experience import UNCLAIMED, chosen
 from fifteen.frames import Layout
 from fifteen.instance import Statistics, read_statistics
-from fifteen.store_index import FORMAT, Index, JobRecord, Segment, Starts, mapped, pieces, starts, surplus
-from fifteen.store_intake import Intake, Log, Part, read_log, read_run
+from fifteen.store_index import (
+    FORMAT,
+    SEGMENT_ROWS,
+    Index,
+    JobRecord,
+    Segment,
+    Starts,
+    mapped,
+    pieces,
+    starts,
+    surplus,
+)
+from fifteen.store_intake import Intake, Log, Part, joined, read_log, read_run
 from fifteen.store_kept import Kept
 
 _MAPPED = 256  # segments that stay mapped into memory
@@ -161,8 +172,9 @@ class Store:
         number, lived, since = found[0]
         begun = json.loads(lived) if lived else [0] * run["streams"]
         fresh = [
-            part for part in intake.parts if not self._index.rows("SELECT 1 FROM taken WHERE sha256 = ?", part.sha256)
+            part for part in intake.parts if not self._index.rows("SELECT 1 FROM taken WHERE sha256 = ?", *part.sha256)
         ]
+        known = len(intake.parts) - len(fresh)
         reached = begun
         for part in fresh:
             if any(a < r and a < b for a, b, r in zip(part.first, part.last, reached, strict=True)):
@@ -173,14 +185,14 @@ class Store:
             part.read()  # all are sound before one is taken: half a run is none
             reached = [max(a, b) for a, b in zip(reached, part.last, strict=True)]
         rows = written = evicted = 0
-        for part in fresh:
+        for part in joined(fresh, run["stride"], SEGMENT_ROWS):
             begun = [max(a, b) for a, b in zip(begun, part.last, strict=True)]
             now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             times = {"lived": json.dumps(begun), "first_added": since or now, "last_added": now}
             since = times["first_added"]
             stayed, left = self._take(job, {**run, "id": number, **times}, part, intake.mind)
             rows, written, evicted = rows + sum(part.last) - sum(part.first), written + stayed, evicted + left
-        return Added(job["id"], rows, written, len(intake.parts) - len(fresh), evicted, dict(intake.faults))
+        return Added(job["id"], rows, written, known, evicted, dict(intake.faults))
 
     def _take(self, job: dict[str, Any], run: dict[str, Any], part: Part, mind: MindConfig) -> tuple[int, int]:
         """Take in one part, or nothing of it. Returns how many segments were written, and how many given up."""
@@ -202,7 +214,8 @@ class Store:
                 self._index.insert("OR IGNORE", "meta", {"name": "mind", "value": json.dumps(dataclasses.asdict(mind))})
                 self._index.insert("OR IGNORE", "jobs", job)
                 self._index.insert("OR REPLACE", "runs", run)
-                self._index.insert("", "taken", {"sha256": part.sha256, "run": run["id"]})
+                for sha256 in part.sha256:
+                    self._index.insert("", "taken", {"sha256": sha256, "run": run["id"]})
                 self._forget(leave)
                 for s in stay:
                     row = {"id": s.id, "run": s.run, "stream": s.stream, "first_row": s.first, "end_row": s.last}

@@ -146,10 +146,10 @@ def import_minari(store: Store, dataset: Any, *, job: str | None = None, mind: M
     minari = _extra("minari", "minari")
     data = minari.load_dataset(dataset) if isinstance(dataset, str) else dataset
     kwargs = None
-    if job is None:
-        if data.env_spec is None:
-            raise StoreError(f"the dataset {data.id} does not say its environment: say it, import_minari(..., job=...)")
+    if job is None and data.env_spec is not None:
         job, kwargs = data.env_spec.id, data.env_spec.kwargs
+    if job is None:
+        raise StoreError(f"the dataset {data.id} does not say its environment: say it, import_minari(..., job=...)")
     episodes = [episode for episode in data.iterate_episodes() if len(episode.rewards)]
     if not episodes:
         raise StoreError(f"the dataset {data.id} has no step in any of its episodes: there is nothing to take in")

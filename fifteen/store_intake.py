@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,9 +28,9 @@ from fifteen.spaces import Hands, Senses
 
 
 class Part(NamedTuple):
-    """Rows that arrive together and are taken in as one: a segment of a run, or a log."""
+    """Rows that arrive together and are taken in as one: segments of a run, or a log."""
 
-    sha256: str
+    sha256: tuple[str, ...]  # of each segment
     first: list[int]  # [E], the first row of each stream
     last: list[int]  # [E], one beyond the last
     read: Callable[[], dict[str, np.ndarray]]  # rows/<field> [rows, *shape], stream after stream, and memory; verified
@@ -56,6 +56,40 @@ class Intake:
     parts: list[Part]
     mind: MindConfig
     faults: Mapping[str, int]
+
+
+def joined(parts: Sequence[Part], stride: int, rows: int) -> list[Part]:
+    """Parts that go on from one another as one, where neither has so many rows of a stream.
+
+    A slow system saves a few rows at a time: what is taken in part by part would be as many files and transactions.
+    stride: of the run.
+    """
+    groups: list[list[Part]] = []
+    for part in parts:
+        before = groups[-1] if groups else []
+        small = before and max(b - a for a, b in zip(before[0].first, part.last, strict=True)) <= rows
+        if small and before[-1].last == part.first:
+            before.append(part)
+        else:
+            groups.append([part])
+    return [_one_of(group, stride) for group in groups]
+
+
+def _one_of(parts: Sequence[Part], stride: int) -> Part:
+    if len(parts) == 1:
+        return parts[0]
+
+    def read() -> dict[str, np.ndarray]:
+        pieces: dict[str, list[list[np.ndarray]]] = {}  # of every part, of every stream
+        for part in parts:
+            first, last = np.array(part.first), np.array(part.last)
+            cuts, memory_cuts = np.cumsum(last - first)[:-1], np.cumsum(-(-last // stride) - -(-first // stride))[:-1]
+            for name, array in part.read().items():
+                pieces.setdefault(name, []).append(np.split(array, memory_cuts if name == "memory" else cuts))
+        each = range(len(parts[0].first))
+        return {name: np.concatenate([part[e] for e in each for part in of]) for name, of in pieces.items()}
+
+    return Part(tuple(sha256 for part in parts for sha256 in part.sha256), parts[0].first, parts[-1].last, read)
 
 
 # --------------------------------------------------------------------------------------------------- saved runs
@@ -108,7 +142,7 @@ def read_run(run: Path, job: Any, known: Callable[[str], dict[str, Any] | None])
         "statistics": checkpoint.pack(statistics),
         **ran,
     }
-    parts = [Part(s["sha256"], s["first"], s["last"], _reader(run / "experience", s)) for s in index["segments"]]
+    parts = [Part((s["sha256"],), s["first"], s["last"], _reader(run / "experience", s)) for s in index["segments"]]
     return Intake(str(run), row, about, parts, mind, {})
 
 
@@ -265,7 +299,7 @@ def read_log(
         "config": json.dumps({"job": job, "kwargs": kwargs, "source": source}),
         "statistics": checkpoint.pack({name: np.asarray(value) for name, value in statistics._asdict().items()}),
     }
-    return Intake(id, row, about, [Part(digest.hexdigest(), [0], [total], lambda: rows)], mind, faults)
+    return Intake(id, row, about, [Part((digest.hexdigest(),), [0], [total], lambda: rows)], mind, faults)
 
 
 def _statistics(frames: np.ndarray, trailing: np.ndarray, layout: Layout) -> Statistics:

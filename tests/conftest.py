@@ -1,6 +1,17 @@
 """Strict number rules for every test: no silent change of dtype, no silent broadcast of rank."""
 
+import atexit
 import os
+import tempfile
+
+# What is compiled once serves both workers and every process that a test starts: they inherit this. Given a bound, JAX
+# locks what they write at the same time.
+if "PYTEST_XDIST_WORKER" not in os.environ and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    compiled = tempfile.TemporaryDirectory(prefix="fifteen-compiled-")
+    atexit.register(compiled.cleanup)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
+    os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(10**10)
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 import jax
 from hypothesis import HealthCheck, settings

@@ -84,6 +84,21 @@ def test_the_page_has_the_chart_the_jobs_and_links_that_lead_somewhere(shown):
     assert "interrupted" not in page
 
 
+def test_who_did_not_take_part_is_named(shown, tmp_path):
+    assert "Left out" not in (shown[0] / "index.html").read_text()
+    folder = part_of(shown, tmp_path)
+    for place, change in (("day/fleet.json", "instances"), ("night/night.json", "left_out")):
+        told = json.loads((folder / place).read_text())
+        if change == "instances":
+            told[change][0] |= {"ended": "hung", "reason": "no beat for 300 s"}
+        else:
+            told[change] = [["d/day/2-probe-action-v0", "its weights are <odd>"]]
+        (folder / place).write_text(json.dumps(told))
+    page = demo.write_demo_report(folder, done=True).read_text()
+    assert "<li>1-probe-policy-v0: hung: no beat for 300 s</li>" in page
+    assert "<li>2-probe-action-v0: its weights are &lt;odd&gt;</li>" in page
+
+
 def test_what_is_done_is_not_done_again(shown, debug, tmp_path, monkeypatch):
     folder = part_of(shown, tmp_path)
     for name in ("work", "resume", "evaluate"):

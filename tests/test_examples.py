@@ -37,8 +37,6 @@ def run(arguments, folder):
     ],
 )
 def test_example(name, budget, says, tmp_path):
-    if "_on_ray" in name:
-        pytest.importorskip("ray")
     result = run([EXAMPLES / name, budget], tmp_path)
     assert result.returncode == 0, result.stderr
     assert says in result.stdout

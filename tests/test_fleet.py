@@ -327,13 +327,19 @@ def test_what_cannot_begin_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore")  # Ray's own
-def test_ray(tmp_path, monkeypatch):
-    pytest.importorskip("ray")
+def test_ray(tmp_path, monkeypatch, clock):
     monkeypatch.setattr(fleet, "GRACE_S", 2.0)
     assignments = [Assignment(PROBE, 160, seed=seed) for seed in range(2)]
     assignments += [fragile(at=60, mark=str(tmp_path / "killed")), Assignment("nonsense/nowhere-v0", 100)]
-    config = FleetConfig(transport="ray", workers=2)
-    worked = deploy(born(), assignments, tmp_path / "fleet", config=config)
-    assert [one.ended for one in worked.records] == ["finished"] * 3 + ["failed"]
-    assert [one.restarts for one in worked.records] == [0, 0, 1, 0]
+    assignments += [Assignment(PROBE, 10**9, seed=2)]
+    told = []
+
+    def tell(event):
+        told.append(event)
+        clock.forward = 10_000.0 * (len([one for one in told if one.what in ("finished", "failed")]) == 4)
+
+    config = FleetConfig(transport="ray", workers=2, deadline_s=5_000.0, patience_s=50_000.0)
+    worked = deploy(born(), assignments, tmp_path / "fleet", config=config, callback=tell)
+    assert [one.ended for one in worked.records] == ["finished"] * 3 + ["failed", "late"]
+    assert [one.restarts for one in worked.records] == [0, 0, 1, 0, 0]
     assert not (weights(worked.took_part[0]) == weights(worked.took_part[1])).all()

@@ -25,7 +25,6 @@ def hurried():
 
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_killed_instances_lose_nothing_that_was_saved(tmp_path, monkeypatch):
-    pytest.importorskip("ray")
     monkeypatch.setattr(days, "night", quick_night)  # the real one takes long to compile
     monkeypatch.setattr(working, "SAVE_EVERY_S", working.SAVE_EVERY_S)  # put back at the end: `hurried` sets it
     parent, folder, killed = fifteen.new("debug", seed=0), tmp_path / "life", set()

@@ -1,5 +1,6 @@
 """Several instances in one process: each acts, learns and is saved as an instance of `fifteen.work` is."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -8,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from small import WORK
+from test_fleet import Clock
 
 import fifteen
-from fifteen import crew, fleet_vectorised
+from fifteen import crew, fleet, fleet_vectorised
 from fifteen.checkpoint import read
 from fifteen.errors import RunError
 from fifteen.experience import Experience, Field
@@ -138,6 +140,20 @@ def test_a_disk_that_takes_no_more_of_one_harms_no_other(worked, tmp_path, monke
     assert "No space left" in ended.left_out[0].reason
     for run, number in zip(ended.took_part, (0, 1, 3), strict=True):
         assert (rows(run)[1] == rows(worked.took_part[number])[1]).all()
+
+
+def test_who_is_not_done_at_the_deadline_is_saved_and_late(worked, tmp_path, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(fleet, "time", clock)
+
+    def tell(event):
+        clock.forward = 10_000.0 * (event.what == "finished")
+
+    longer = [Assignment(JOBS[0], STEPS, seed=0), *assignments(10_000)[1:]]
+    config = dataclasses.replace(HERE, deadline_s=5_000.0)
+    ended = deploy(born(), longer, tmp_path, config=config, callback=tell)
+    assert [one.ended for one in ended.records] == ["finished", *["late"] * 3] and not ended.interrupted
+    assert all(len(rows(tmp_path / one.instance)[0]["frame"]) >= STEPS for one in ended.left_out)
 
 
 def test_what_needs_a_process_is_refused_by_name(tmp_path):

@@ -512,7 +512,8 @@ def test_the_command_for_weights_only(runs, tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "store").exists() and fifteen.load(out).provenance["slept"][0]["weights_only"]
     assert "by their weights alone" in (out / "night.html").read_text()
     assert main(order) == 0
-    capsys.readouterr()
+    with checkpoint.FolderLock(out):
+        assert main(order) == 2 and f"{out} is in use by process" in capsys.readouterr().err
     assert main(["sleep", str(runs[0]), "--weights-only", "--out", str(out)]) == 2
     assert "holds another night" in capsys.readouterr().err
     assert main([*order[:-1], str(runs[0])]) == 2

@@ -178,6 +178,20 @@ def test_any_run_saved_at_any_time_is_sampled_exactly_and_evenly(data):
             assert {tuple(s) for s in rows["frame"][:, 0, 1:3].astype(int).tolist()} == starts  # none is left out
 
 
+def test_a_slow_run_that_was_saved_often_makes_few_files(tmp_path, folder):
+    until = [[n + 5, n // 2, 100 + n // 20] for n in range(0, 2_000, 20)]
+    with Store(folder) as stored, Store(tmp_path / "other") as other:
+        added = stored.add_run(lived(tmp_path / "often", until))
+        other.add_run(lived(tmp_path / "once", until[-1:]))
+        assert added.known == 0 and added.segments < 3 * 8 and added.rows == sum(until[-1])
+        assert sorted(everything(stored)) == sorted(everything(other))
+        check_sample(*draw(stored, batch=200))
+        for name, array in draw(stored)[0].items():
+            assert (array == draw(other)[0][name]).all()
+        again = stored.add_run(tmp_path / "often")
+        assert (again.rows, again.segments, again.known) == (0, 0, len(until))
+
+
 def test_a_run_that_went_on_is_joined_to_what_was_taken_before(tmp_path, folder):
     with Store(folder) as stored:
         assert stored.add_run(lived(tmp_path / "run", [[20, 30]])).rows == 50

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -198,7 +199,6 @@ def test_without_the_extra_the_error_names_it(stored, monkeypatch):
 
 
 def test_parquet_holds_every_row(stored, tmp_path):
-    pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
     stored.add_run(lived(tmp_path / "run", [[600, 20]], run=3))
@@ -223,7 +223,9 @@ def test_parquet_holds_every_row(stored, tmp_path):
 
 @pytest.mark.filterwarnings("ignore::UserWarning:minari.*")  # it misses an author
 def test_minari_goes_out_and_comes_back(stored, tmp_path, monkeypatch):
-    minari = pytest.importorskip("minari")
+    import minari
+    from minari.data_collector import EpisodeBuffer
+
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))
     add(stored)
     with pytest.raises(StoreError, match="has no job 'none'"):
@@ -240,9 +242,7 @@ def test_minari_goes_out_and_comes_back(stored, tmp_path, monkeypatch):
     added = import_minari(stored, "fifteen/log-v0", job="Again-v0")
     assert added.rows == 7 and stored.jobs()[0].id == "Again-v0 from fifteen/log-v0"
 
-    from minari.data_collector import EpisodeBuffer
-
-    env, episodes = gym.make("CartPole-v1"), []
+    env, episodes = gym.make("CartPole-v1", sutton_barto_reward=True), []
     for seed in range(3):
         seen, steps = [env.reset(seed=seed)[0]], []
         while not steps or not (steps[-1][1] or steps[-1][2]):
@@ -256,8 +256,12 @@ def test_minari_goes_out_and_comes_back(stored, tmp_path, monkeypatch):
     data = minari.create_dataset_from_buffers("cartpole/pushed-v0", episodes, env=env, data_format="arrow")
     env.close()
     added = import_minari(stored, data)
-    assert (added.job, added.rows, dict(added.faults)) == ("CartPole-v1 from cartpole/pushed-v0", wanted + 3, {})
+    job = 'CartPole-v1 {"sutton_barto_reward": true} from cartpole/pushed-v0'
+    assert (added.job, added.rows, dict(added.faults)) == (job, wanted + 3, {})
     episode, record = next(iter(data.iterate_episodes())), stored.jobs()[1]
     rows = stored.read(stored.segments(record.id)[0])["rows/frame"]
     assert (rows[: len(episode) + 1, :4] == episode.observations).all() and rows[len(episode), record.layout.slots + 2]
-    assert json.loads(json.dumps(record.kwargs)) == {}
+    assert json.loads(json.dumps(record.kwargs)) == {"sutton_barto_reward": True}
+    nothing = SimpleNamespace(id="nothing-v0", env_spec=env.spec, iterate_episodes=lambda: iter(()))
+    with pytest.raises(StoreError, match="the dataset nothing-v0 has no step"):
+        import_minari(stored, nothing)

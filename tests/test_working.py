@@ -17,7 +17,6 @@ import jax
 import numpy as np
 import pytest
 import small
-from jax.experimental.compilation_cache import compilation_cache
 from small import WORK, Broken, Drift, Endless, Faulty, Walk
 
 import fifteen
@@ -33,22 +32,11 @@ def new(seed=0):
     return fifteen.new("debug", seed=seed, work=WORK)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """What is compiled here serves the processes that are started here."""
-    names = ("compilation_cache_dir", "persistent_cache_min_compile_time_secs", "persistent_cache_min_entry_size_bytes")
-    before = {f"jax_{name}": jax.config.values[f"jax_{name}"] for name in names}
-    yield fifteen.cache_compilations(tmp_path_factory.mktemp("jax"))
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-
-
 @pytest.fixture(scope="module")
-def child(cache):
+def child():
     """A function that starts a fresh Python with this folder on its path."""
     path = os.pathsep.join([str(HERE.parent), str(HERE)])
-    environment = {**os.environ, "PYTHONPATH": path, "JAX_COMPILATION_CACHE_DIR": str(cache)}
+    environment = {**os.environ, "PYTHONPATH": path}
 
     def start(code, *arguments):
         command = [sys.executable, "-c", code, *map(str, arguments)]
