@@ -34,6 +34,7 @@ WINDOW = 10  # attempts whose mean says so
 TRIALS = 20  # attempts of the parent at the job of an instance, at least, before the night
 LIFETIMES = 10  # over which the attempts of an evaluation are spread: one memory has luck in all of its attempts
 SCORE_SEED = 1_000_000
+OTHERS_SEED = 7_000_000  # of attempts that doubt what those say
 
 
 @dataclass(frozen=True)
@@ -161,14 +162,14 @@ def slept(runs: Sequence[Path], parent: Learner, store: Path, config: SleepConfi
     return told.learner
 
 
-def score(learner: Learner, task: Task, episodes: int, seed: int) -> float:
+def score(learner: Learner, task: Task, episodes: int, seed: int, first: int = SCORE_SEED) -> float:
     """Normalised mean return of so many attempts, weights fixed, in LIFETIMES lifetimes with a fresh memory each.
 
-    seed: of the benchmark. The attempts of all its learners are the same ones, and others with every seed: one parent's
-    luck in attempts that all seeds share would be in no interval over them.
+    seed: of the benchmark; first: where those of attempts begin. The attempts of all its learners are the same ones, and
+    others with every seed: one parent's luck in attempts that all seeds share would be in no interval over them.
     """
     # Far apart, for the streams of a job may be seeded one after the other.
-    how: dict[str, Any] = {"lifetimes": min(LIFETIMES, episodes), "seed": SCORE_SEED + 1_000 * seed}
+    how: dict[str, Any] = {"lifetimes": min(LIFETIMES, episodes), "seed": first + 1_000 * seed}
     found = fifteen.evaluate(learner, task.job, episodes=episodes, **how, **task.settings)
     if len(found.returns) < episodes:
         raise SystemExit(f"{task.name}: interrupted; start again to go on")

@@ -18,6 +18,9 @@ normalised as in bench/amalgamate.py.
   budget. Jobs differ more than anything else, so the slope is that of log steps by job number within jobs, over
   seeds (least squares with an effect for each job); interval: 95 %, seeds drawn with replacement.
 
+When all is done the learners from which forward transfer and the second figure of forgetting are made are asked once
+more, for attempts that no other figure is made of: a figure that they do not confirm is luck.
+
 Targets: forgetting, mean over the jobs, <= 0.02; forward transfer > 0; slope < 0.
 
 Instances, learners and the store are kept under runs/bench, measurements in bench/results/sequence/LEARNER-SEED.json;
@@ -35,7 +38,7 @@ from typing import Any
 
 import many_jobs
 import numpy as np
-from many_jobs import SEQUENCE, TASKS, Ledger, Task, over_seeds, parent_of, score
+from many_jobs import OTHERS_SEED, SEQUENCE, TASKS, Ledger, Task, over_seeds, parent_of, score
 
 import fifteen
 from fifteen.config import SleepConfig
@@ -88,6 +91,17 @@ def measure(ledger: Ledger, given: argparse.Namespace, seed: int) -> None:
         asked = dict.fromkeys(order[: number + 1])  # tomorrow's too
         for other in asked:
             ledger(f"after {number}/{other}", partial(again, ledger, given, seed, number, TASKS[other]))
+    for name, nights in doubted_nights(order, len(given.jobs)).items():
+        for night in nights:
+            learner = partial(parent_at, given, seed, night + 1, folder)
+            how = TASKS[name], given.episodes, seed, OTHERS_SEED
+            ledger(f"others {night}/{name}", lambda of=learner, how=how: score(of(), *how))
+
+
+def doubted_nights(order: Sequence[str], jobs: int) -> dict[str, tuple[int, int, int, int]]:
+    """By job: none, the one before its first day, that of its last day, the last of all."""
+    last = len(order)
+    return {name: (0, n, n + 1 + (VISITS - 1) * jobs, last) for n, name in enumerate(order[:jobs])}
 
 
 def again(ledger: Ledger, given: argparse.Namespace, seed: int, number: int, task: Task) -> float:
@@ -155,6 +169,23 @@ def judged(record: Mapping[str, Any]) -> dict[str, Any] | None:
     return rows
 
 
+def doubted(record: Mapping[str, Any]) -> dict[str, float] | None:
+    """What one seed came to by other attempts, means over the jobs; None where they were not made."""
+    measured, jobs = record["measured"], len(record["jobs"])
+    order = order_of(record["jobs"], record["seed"])
+    nights = doubted_nights(order, jobs)
+    asked = {name: [f"others {night}/{name}" for night in nights[name]] for name in nights}
+    if not all(key in measured for keys in asked.values() for key in keys):
+        return None
+    parent, before, own, last = np.array([[measured[key] for key in keys] for keys in asked.values()]).T
+    return {
+        "forward transfer": float(np.mean((before - parent)[1:])) if jobs > 1 else 0.0,
+        "since its second night": float(np.mean(own - last)),
+        "at last": float(np.mean(last)),
+        "parent": float(np.mean(parent)),
+    }
+
+
 def summed_up(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Means over the jobs, over seeds; and of every job, means over seeds."""
     seeds = [rows for record in records if (rows := judged(record)) is not None]
@@ -172,6 +203,8 @@ def summed_up(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if all(later):
         transfer = [statistics.mean(row["before"] - row["parent"] for row in seed) for seed in later]
         summary["forward transfer"] = over_seeds(transfer)
+    if others := [found for record in records if (found := doubted(record)) is not None]:
+        summary["by other attempts"] = {key: over_seeds([one[key] for one in others]) for key in others[0]}
     steps = [{name: (row["number"], row["steps"]) for name, row in seed.items()} for seed in seeds]
     return summary | {"slope": slope_interval(steps)}
 
@@ -193,6 +226,8 @@ def print_table(summary: Mapping[str, Any]) -> None:
     )
     for name, target, reached in rows:
         print(many_jobs.verdict(name, summary.get(name), target, reached))
+    for name, interval in summary.get("by other attempts", {}).items():
+        print(f"by other attempts, {name}: {many_jobs.shown(interval)}, {interval['n']} seeds")
 
 
 def main() -> int:

@@ -221,6 +221,20 @@ def test_a_row_of_jobs_is_judged(capsys):
     assert summary["forward transfer"]["median"] == pytest.approx(0.1)
     sequence.print_table(summary)
     assert "forgetting: 0.075 [0.050, 0.100], target <= 0.02: NOT reached; only 2 seeds" in capsys.readouterr().out
+    assert "by other attempts" not in summary
+    record = lived(0.8)
+    first, second = sequence.order_of(("a", "b"), 0)[:2]
+    nights = {first: (0, 0, 3, 4), second: (0, 1, 4, 4)}
+    assert sequence.doubted_nights([first, second, first, second], 2) == nights
+    others = {first: (0.1, 0.1, 0.9, 0.7), second: (0.2, 0.1, 0.8, 0.8)}
+    for name, scores in others.items():
+        record["measured"] |= {f"others {n}/{name}": x for n, x in zip(nights[name], scores, strict=True)}
+    summary = sequence.summed_up([record, lived(0.7)])
+    told = {key: value["median"] for key, value in summary["by other attempts"].items()}
+    wanted = {"forward transfer": -0.1, "since its second night": 0.1, "at last": 0.75, "parent": 0.15}
+    assert told == pytest.approx(wanted) and summary["by other attempts"]["at last"]["n"] == 1
+    sequence.print_table(summary)
+    assert "by other attempts, forward transfer: -0.100" in capsys.readouterr().out
     unfinished = lived(0.8)
     del unfinished["measured"]["after 4/a"]
     assert sequence.summed_up([unfinished]) == {"complete": 0, "begun": 1, "jobs": {}}
