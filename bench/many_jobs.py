@@ -165,8 +165,8 @@ def slept(runs: Sequence[Path], parent: Learner, store: Path, config: SleepConfi
 def score(learner: Learner, task: Task, episodes: int, seed: int, first: int = SCORE_SEED) -> float:
     """Normalised mean return of so many attempts, weights fixed, in LIFETIMES lifetimes with a fresh memory each.
 
-    seed: of the benchmark; first: where those of attempts begin. The attempts of all its learners are the same ones, and
-    others with every seed: one parent's luck in attempts that all seeds share would be in no interval over them.
+    seed: of the benchmark; first: where those of attempts begin. The attempts of all its learners are the same ones,
+    and others with every seed: one parent's luck in attempts that all seeds share would be in no interval over them.
     """
     # Far apart, for the streams of a job may be seeded one after the other.
     how: dict[str, Any] = {"lifetimes": min(LIFETIMES, episodes), "seed": first + 1_000 * seed}
