@@ -31,7 +31,7 @@ print(actions, learner.expected)
 
 @pytest.fixture
 def settings():
-    """JAX's settings are put back: other tests compile without a cache."""
+    """JAX's settings are put back: other tests share a cache of their own."""
     names = ("compilation_cache_dir", "persistent_cache_min_compile_time_secs", "persistent_cache_min_entry_size_bytes")
     before = {f"jax_{name}": jax.config.values[f"jax_{name}"] for name in names}
     jax.config.update("jax_compilation_cache_dir", None)  # a command that another test called may have told it
@@ -41,8 +41,8 @@ def settings():
 
 
 def decide(cache):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(cache)}
-    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    environment |= {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(cache)}
     result = subprocess.run(
         [sys.executable, "-c", DECIDE], env=environment, capture_output=True, text=True, timeout=300
     )
