@@ -158,7 +158,7 @@ def slept(runs: Sequence[Path], parent: Learner, store: Path, config: SleepConfi
     if told.interrupted:
         raise SystemExit("a night was interrupted; start again to repeat it")
     if told.left_out:
-        raise SystemExit(f"the night left out {told.left_out}: delete these folders to repeat them")
+        raise SystemExit(f"the night left out {told.left_out}: mend or delete what is named, and start again")
     return told.learner
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fifteen.checkpoint import MANIFEST, FolderLock, atomic_write, known
+from fifteen.checkpoint import FolderLock, atomic_write, known
 from fifteen.config import SleepConfig
 from fifteen.errors import FifteenError, NightError, RunError
 from fifteen.fleet import PLAN as FLEET
@@ -105,10 +105,9 @@ def live(
                 raise RunError(f"{folder} holds a life with {theirs}, not {settings}: give another folder")
             plan["days"] = listed
         else:
+            parent.save(folder / "learner")
             plan = {"format": 1, "settings": settings, "days": listed, "nights": []}
         _write_plan(plan, folder)
-        if not (folder / "learner" / MANIFEST).is_file():  # it begins, or was killed as it began
-            parent.save(folder / "learner")
         while len(plan["nights"]) < len(days):
             number = len(plan["nights"]) + 1
             told = None if callback is None else (lambda event, day=number, call=callback: call(day, event))

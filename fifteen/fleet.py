@@ -290,6 +290,8 @@ class _Supervisor:
                             self._begin(number, free.pop())
                         except OSError as error:  # a full disk, too many processes
                             self._notes.ended(number, "failed", f"{type(error).__name__}: {error}")
+                        else:
+                            self._notes.begun(number)
                     for one in tuple(self._running):
                         self._look_at(one, waiting)
                     self._notes.write_now_and_then()
@@ -317,11 +319,10 @@ class _Supervisor:
         }
         handle = self._transport.begin(told, slot)
         self._running.append(_Running(number, slot, handle, b"", time.monotonic()))
-        self._notes.begun(number)
 
     def _look_at(self, one: _Running, waiting: list[int]) -> None:
         how = self._transport.gone(one.handle)
-        if self._transport.queues and not self._watch(one.number, BEGUN).is_file():
+        if self._transport.queues and not (one.beat or self._watch(one.number, BEGUN).is_file()):
             one.seen = time.monotonic()
         late = not self._heard_from(one) and time.monotonic() - one.seen > self._config.patience_s
         if how is None and not late:

@@ -99,10 +99,7 @@ def night(
             instance = load(place)
             if why := unfit(instance, mind or instance.config, instance.state.anchor if origin is None else origin):
                 raise RunError(f"it {why}")
-            job = last_job(instance) if store is None else store.add_run(place).job
-            steady = instance.work_config.steady
-            if store is not None and bounds(partial(store.available, job), steady) is None:
-                raise NightError(f"nothing was lived of {job!r} that a night can read: fewer than {min(LENGTHS)} rows")
+            job = last_job(instance) if store is None else _taken(place, store)
         except FifteenError as error:
             if no_room(error):
                 raise
@@ -155,6 +152,16 @@ def night(
         tuple(job for job in stored if job not in awake),
         told.get("steps_done") != told.get("steps"),
     )
+
+
+def _taken(run: Path, store: Store) -> str:
+    """Take what a run lived through into the store; its job there. Raises NightError where that was too little."""
+    added = store.add_run(run)
+    if added.longest < min(LENGTHS):
+        raise NightError(
+            f"nothing was lived of {added.job!r} that a night can read: {added.longest} rows, fewer than {min(LENGTHS)}"
+        )
+    return added.job
 
 
 def _kin(parent: Learner) -> str | None:

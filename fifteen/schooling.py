@@ -60,7 +60,7 @@ def school(
     """
     folder = None if run is None else Path(run)
     if folder is not None:
-        refuse_others(folder, "school/manifest.json")
+        refuse_others(folder, "school/manifest.json", "manifest.json")  # who was schooled may have been saved beside it
     room, updates, rounds = _open(learner, folder, families, steps, config or SchoolConfig())
     mind, school = room.config, room.school
     per_round = len(room.member) * school.rollout

@@ -54,6 +54,7 @@ class Added:
     segments: int  # files written
     known: int  # segments of the run that had been taken in before
     evicted: int  # files of any job given up for the budget
+    longest: int  # rows that the longest of the run's streams has lived
     faults: Mapping[str, int]  # of foreign logs: counted repairs of observations
 
 
@@ -192,7 +193,7 @@ class Store:
             since = times["first_added"]
             stayed, left = self._take(job, {**run, "id": number, **times}, part, intake.mind)
             rows, written, evicted = rows + sum(part.last) - sum(part.first), written + stayed, evicted + left
-        return Added(job["id"], rows, written, known, evicted, dict(intake.faults))
+        return Added(job["id"], rows, written, known, evicted, max(reached), dict(intake.faults))
 
     def _take(self, job: dict[str, Any], run: dict[str, Any], part: Part, mind: MindConfig) -> tuple[int, int]:
         """Take in one part, or nothing of it. Returns how many segments were written, and how many given up."""

@@ -293,8 +293,10 @@ class Worker:
 
     def close(self) -> None:
         """End the lifetime: finish updates and stop the background thread."""
-        self.finish()
-        self._pool.shutdown()
+        try:
+            self.finish()
+        finally:
+            self._pool.shutdown()
 
     @property
     def updates(self) -> int:

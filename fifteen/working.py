@@ -8,7 +8,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, final
 
@@ -290,6 +290,7 @@ def _adopting(learner: Learner, worker: Worker) -> Iterator[None]:
     try:
         yield
     except Exception:
-        worker.finish()
+        with suppress(RunError):  # of updates under way: what ended the run is the other error
+            worker.finish()
         learner.adopt(worker)
         raise

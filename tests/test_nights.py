@@ -94,7 +94,7 @@ def test_who_lived_too_little_is_left_out_by_name(runs, tmp_path):
         told = night([runs[0], brief], store, config=SleepConfig(steps=1))
         assert told.took_part == (str(runs[0]),)
         ((name, why),) = told.left_out
-        assert name == str(brief) and "fewer than 128 rows" in why
+        assert name == str(brief) and "fewer than 128" in why
         with pytest.raises(NightError, match="nothing was lived of 'probe/value-v0'"):
             night([brief], store)
 
@@ -463,7 +463,9 @@ def test_the_command_compares_before_day_and_night(runs, tmp_path, capsys, monke
     config = json.loads((gone / "config.json").read_text())
     config["settings"]["job"] = "probe/gone-v0"
     (gone / "config.json").write_text(json.dumps(config))
-    monkeypatch.setattr(nights.Store, "add_run", lambda self, run: Added(JOBS[Path(run) == gone], 0, 0, 0, 0, {}))
+    monkeypatch.setattr(
+        nights.Store, "add_run", lambda self, run: Added(JOBS[Path(run) == gone], 0, 0, 0, 0, 1_000, {})
+    )
     assert main(order) == 0
     said = capsys.readouterr().out
     assert all(job in said for job in JOBS) and "after the night" in said and "not attempted: probe/action-v0" in said
