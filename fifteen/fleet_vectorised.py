@@ -6,9 +6,9 @@ weights of one block ago, as in `work`: what is computed does not depend on timi
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, final
 
@@ -148,7 +148,8 @@ class _Shift:
                     self._board.ended(self.members[n].task.number, "finished", "")
         for n in whole:
             if self.members[n].reason is None:
-                self._tell(n)
+                with self._at_its_own_risk(n):
+                    self.members[n].tell()
                 self._board.stands(self.members[n].task.number, self.members[n].recorder.step)
         # What a ring has overwritten can no longer be saved.
         full = any(one.experience.unsaved + self._ticks > one.experience.capacity for one in self.open)
@@ -213,23 +214,21 @@ class _Shift:
                 self._save(n)
         self._saved_at = time.monotonic()
 
-    def _tell(self, n: int) -> None:
+    @contextmanager
+    def _at_its_own_risk(self, n: int) -> Iterator[None]:
         """A disk that is full is the end of this member, as it would be in a process of its own."""
         try:
-            self.members[n].tell()
+            yield
         except FifteenError as error:
             self._fail(n, f"{type(error).__name__}: {error}")
 
     def _save(self, n: int) -> None:
-        """As `_tell`."""
         one, life = self.members[n], jax.tree.map(lambda leaf: np.array(leaf)[n], self._lives)
         one.learner.statistics = jax.tree.map(lambda leaf: jnp.array(leaf), life.instance.statistics)
         named = {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(life)}
-        try:
+        with self._at_its_own_risk(n):
             one.tell()
             one.save(named | self._crew.arrays(self._states)[n])
-        except FifteenError as error:
-            self._fail(n, f"{type(error).__name__}: {error}")
 
     def _fail(self, n: int, why: str) -> None:
         one = self.members[n]

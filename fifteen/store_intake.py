@@ -59,7 +59,7 @@ class Intake:
 
 
 def joined(parts: Sequence[Part], stride: int, rows: int) -> list[Part]:
-    """Parts that go on from one another as one, where neither has so many rows of a stream.
+    """Parts that go on from one another as one, as long as it has at most so many rows of a stream.
 
     A slow system saves a few rows at a time: what is taken in part by part would be as many files and transactions.
     stride: of the run.
