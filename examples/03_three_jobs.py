@@ -26,6 +26,8 @@ night = SleepConfig(steps=max(20, steps // 10))
 # Kept elsewhere, the folder goes on after an interruption, and takes more days: live(parent, [day, day], folder).
 with TemporaryDirectory() as folder:
     life = fifteen.live(parent, [day], folder, sleep=night, callback=tell)
+if life.interrupted:
+    raise SystemExit("interrupted")
 
 print(f"took part: {', '.join(life.days[0].took_part)}")
 for job in jobs:

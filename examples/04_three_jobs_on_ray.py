@@ -19,12 +19,14 @@ def tell(day, event):
         print(f"day {day}: {event.instance} {event.what} {event.why}")
 
 
-# An instance whose machine is lost loses what it learned since it was last saved, 20 seconds at most: it begins again
+# An instance whose machine is lost loses what it learned since it was last saved, less than 30 seconds: it begins again
 # there, on another machine. Who is not done within the hour is left out of the night by name.
 fleet = fifteen.FleetConfig(transport="ray", address=address, restarts=5, deadline_s=3_600)
 day = [fifteen.Assignment(job, steps) for job in ("CartPole-v1", "Acrobot-v1", "MountainCar-v0")]
 night = SleepConfig(steps=max(20, steps // 10))
 life = fifteen.live(fifteen.new(size="small", seed=0), [day], folder, fleet=fleet, sleep=night, callback=tell)
+if life.interrupted:
+    raise SystemExit("interrupted: the same command goes on")
 
 for name, why in life.days[0].left_out:
     print(f"left out: {name}: {why}")

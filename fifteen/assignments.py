@@ -47,7 +47,7 @@ class FleetConfig:
     """How a fleet is run. None of it changes what an instance learns in its steps."""
 
     transport: Transport = "processes"  # vectorised: all in this process, for JAX-native jobs
-    address: str | None = None  # of a Ray cluster; None: Ray on this machine
+    address: str | None = None  # of a Ray cluster; None or "local": Ray on this machine
     workers: int | None = None  # instances at the same time, one core each; None: one for each core
     patience_s: float = 300.0  # without a beat (one comes every 8 steps of a job) an instance hangs; compiling counts
     deadline_s: float | None = None  # of the round: who is not done by then is late; None: all are waited for

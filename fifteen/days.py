@@ -157,7 +157,7 @@ def _day(
                 worked.took_part,
                 store,
                 parent=parent,
-                seed=seed + number,
+                seed=seed,
                 config=sleep,
                 run=place / "night",
                 stopped=interrupted,
@@ -293,8 +293,7 @@ def run_fleet(command: "Work", parent: Learner, steps: int, folder: Path, consol
     if command.address is not None and command.transport not in (None, "ray"):
         raise RunError(f"--address is one of a Ray cluster, --transport {command.transport} has none: drop one of them")
     if command.address is not None:
-        address = None if command.address == "local" else command.address
-        config = dataclasses.replace(config, transport="ray", address=address)
+        config = dataclasses.replace(config, transport="ray", address=command.address)
     if command.deadline is not None:
         config = dataclasses.replace(config, deadline_s=command.deadline)
     console.print(f"{len(assignments)} instances: the first seconds go into compiling", style="dim")

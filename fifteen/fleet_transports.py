@@ -201,7 +201,7 @@ class Ray:
             raise RunError(
                 "the transport 'ray' needs Ray, which is not installed: pip install 'fifteen[ray]'"
             ) from error
-        self._local = address is None
+        self._local = address in (None, "local")
         self._own = not self._ray.is_initialized()
         if self._own:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent unless the user wants it

@@ -28,7 +28,7 @@ from fifteen.errors import CheckpointError, NightError
 from fifteen.frames import Layout
 from fifteen.instance import Statistics
 from fifteen.learner import Learner
-from fifteen.lived import FirstDays, Lived, Teacher
+from fifteen.lived import LENGTHS, FirstDays, Lived, Teacher
 from fifteen.updating import Batch
 
 LESSONS = "lessons"
@@ -64,7 +64,7 @@ def gathered(origin: Array, instances: Sequence[Learner], older: Sequence[Lived]
 
     origin: float32[P], weights of the parent, who teaches what is older and has no teacher of its own.
 
-    Raises NightError where there is nothing.
+    Raises NightError where nothing is older and an instance lived nothing.
     """
     found = [
         Lesson(lived, one.state.weights, False, False, lived.batch.memory[0])
@@ -74,10 +74,12 @@ def gathered(origin: Array, instances: Sequence[Learner], older: Sequence[Lived]
     for lived in older:
         told = lived.teacher or Teacher(origin, np.asarray(lived.batch.memory[0]), lived.statistics, lived.wipe, True)
         found.append(Lesson(lived, jnp.asarray(told.weights), True, told.first_day, told.memory))
-    if not found:
+    if idle := [] if older else [number for number, one in enumerate(instances) if not one.lived]:
         raise NightError(
-            "nothing was lived: the instances have no experience; let them work with learn='weights' or 'both', or "
-            "with a run folder; or merge their weights alone with weights_only=True"
+            f"nothing was lived that a night can read ({min(LENGTHS)} rows of one stream) by the instances {idle}, "
+            "counted from 0: leave them out; let them work longer, with learn='weights' or 'both', or with a run "
+            "folder; where they were loaded, give the folders of their runs to fifteen.nights.night; or merge their "
+            "weights alone with weights_only=True"
         )
     extra = []
     for number, lesson in enumerate(found):

@@ -86,6 +86,7 @@ def night(
 
     What the store holds of a job and is not what it was is set aside, and told among what is left out.
 
+    seed: what is drawn depends on it and on how many nights the parent has had, so that no two are alike.
     run, stopped, callback: as for `sleep`; a night that goes on does so with the lessons that it began with. Raises
     NightError where no run is left, what `sleep` raises, StoreError or CheckpointError where the store's disk is full,
     and CheckpointError where the learner as it left school, who teaches an older job, or what was practised of it,
@@ -112,14 +113,15 @@ def night(
         reasons = "; ".join(f"{place}: {why}" for place, why in left_out) or "no run was given"
         raise NightError(f"there is nothing to sleep on: {reasons}")
     folder, older, school, practising = None if run is None else Path(run), [], None, None
-    config = config or SleepConfig()
+    config, first = config or SleepConfig(), next(iter(day.values()))[0]
+    provenance = (parent or first).provenance
+    seed += len(provenance.get("slept", ())) + 1
     if store is not None:
-        first = next(iter(day.values()))[0]
         if attempts and first.work_config.steady:
             practising = partial(_practices, day, store, seed, config.rehearsed)
         best = parent or began_as(first)
         kin = _kin(best)
-        school = _school(best, (parent or first).provenance, kin, store)
+        school = _school(best, provenance, kin, store)
         if folder is None or not holds_night(folder):
             tried = _tried(day, best, attempts, seed, stopped) if attempts else dict.fromkeys(day, (True, None))
             generator = np.random.default_rng([seed, 3])

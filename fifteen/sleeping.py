@@ -108,7 +108,7 @@ def sleep(
 
     Raises RunError, before anything is computed, where there is no instance, where they have different parents or
     sizes, where one has weights that are not finite, or where school cannot be rehearsed; NightError, which is one,
-    where nothing was lived, and where the sleeper's weights come to be not finite;
+    where an instance lived nothing (and nothing is older), and where the sleeper's weights come to be not finite;
     CheckpointError where `run` holds another night or cannot be written.
     """
     config = config or SleepConfig()

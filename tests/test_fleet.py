@@ -338,7 +338,7 @@ def test_ray(tmp_path, monkeypatch, clock):
         told.append(event)
         clock.forward = 10_000.0 * (len([one for one in told if one.what in ("finished", "failed")]) == 4)
 
-    config = FleetConfig(transport="ray", workers=2, deadline_s=5_000.0, patience_s=50_000.0)
+    config = FleetConfig(transport="ray", address="local", workers=2, deadline_s=5_000.0, patience_s=50_000.0)
     worked = deploy(born(), assignments, tmp_path / "fleet", config=config, callback=tell)
     assert [one.ended for one in worked.records] == ["finished"] * 3 + ["failed", "late"]
     assert [one.restarts for one in worked.records] == [0, 0, 1, 0, 0]

@@ -13,7 +13,7 @@ import fifteen
 from fifteen import sleeping
 from fifteen.config import SleepConfig
 from fifteen.distilling import _places, begin, dream, gradient, learn, picked
-from fifteen.errors import CheckpointError, RunError
+from fifteen.errors import CheckpointError, NightError, RunError
 from fifteen.lived import bounds
 from fifteen.model import unravel
 
@@ -353,6 +353,8 @@ def test_what_cannot_sleep_together_is_refused(instances):
         fifteen.sleep([])
     with pytest.raises(RunError, match="nothing was lived"):
         fifteen.sleep([fifteen.new("debug")])
+    with pytest.raises(NightError, match=r"by the instances \[1\]"):
+        fifteen.sleep([instances[0], fifteen.new("debug", seed=0)])
     with pytest.raises(RunError, match="instance 2 has another parent"):
         fifteen.sleep([*instances, fifteen.new("debug", seed=7)])
     with pytest.raises(RunError, match="instance 1 is of another size"):
