@@ -111,8 +111,8 @@ class Crew:
     ) -> tuple[Life, tuple[Any, ...], Rows]:
         """T ticks of every instance.
 
-        weights float32[N, P]; states and jobs (their arrays) of each kind [n, ...]; seeds uint32[N, T] of the next
-        attempts; total int32[N], steps that each may take.
+        weights float32[N, P], or [1, P] where all have the same; states and jobs (their arrays) of each kind
+        [n, ...]; seeds uint32[N, T] of the next attempts; total int32[N], steps that each may take.
         """
         desks, bins = self.desks, self.layout.bins
         limit = np.array([kind.job.step_limit for kind in self.kinds for _ in range(kind.count)], np.int32)
@@ -120,10 +120,12 @@ class Crew:
         single = jnp.asarray(valid)[:, None, None]  # [N, 1, 1, B]
         table = jnp.zeros((1, 0, bins), bool)
         continuous = jnp.asarray(self.continuous)
-        models = jax.vmap(lambda own: unravel(own, self.config))(weights)
-        slots = jax.vmap(lambda model, line: codes(model, self.layout, self.lines, line))(
-            models, jnp.asarray(self.line)
-        )
+        if len(weights) == 1:  # one product of matrices for all, where each with its own would need N
+            models, own = unravel(weights[0], self.config), None
+        else:
+            models, own = jax.vmap(lambda own: unravel(own, self.config))(weights), 0
+        coded = jax.vmap(lambda model, line: codes(model, self.layout, self.lines, line), (own, 0))
+        slots = coded(models, jnp.asarray(self.line))
         act = partial(instances.act, config=self.config, work=self.work, layout=self.layout, wipe=self.wipe)
 
         def one(model: Model, instance: Instance, frame: Array, single: Array, continuous: Array, codes: Array):
@@ -155,7 +157,8 @@ class Crew:
             )
             frames = jax.vmap(self.layout.frame)(percepts)
             memory = lives.instance.memory[:, 0]
-            acted, decisions = jax.vmap(one)(models, lives.instance, frames, single, continuous, slots)
+            acting = jax.vmap(one, (own, 0, 0, 0, 0, 0))
+            acted, decisions = acting(models, lives.instance, frames, single, continuous, slots)
             chosen = decisions[:, 0, 0].astype(jnp.int32)
             lived = Life(
                 instance=acted,

@@ -104,7 +104,7 @@ class _Shift:
                 states[n] = state_of(saved, states[n], one.stream.job_id)
             one.saved = None
         self._states = crew.stacked(self._crew.kinds, states)
-        self._weights = jnp.stack([one.acting for one in self.members])
+        self._weights = self._stacked() if self._learns else first.acting[None]  # who does not learn is as the parent
         self._total = jnp.array([one.assignment["steps"] for one in self.members], jnp.int32)
         self._continuous, self._line = self._crew.continuous, self._crew.line
         # Without updates nothing waits for the end of a block: fewer calls.
@@ -159,7 +159,11 @@ class _Shift:
     def _publish(self) -> None:
         for one in self.members:
             one.acting = one.learner.state.weights
-        self._weights = jnp.stack([one.acting for one in self.members])
+        self._weights = self._stacked()
+
+    def _stacked(self) -> jax.Array:
+        """Weights that the members act with, float32[N, P]."""
+        return jnp.stack([one.acting for one in self.members])
 
     def _learn(self, which: Sequence[int]) -> None:
         """Begin the updates of these members, in the background."""
