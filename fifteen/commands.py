@@ -92,7 +92,7 @@ class Live:
     episodes: Annotated[int, _shown("N", "(default: 20; 0: none)")] = 20
     """Attempts at every job of the day's parent, of the instance and of the night's learner: they make a page of each
     night. The parent practises there, too, 6,000 steps or more, which tells who has something to teach, and the one
-    learner three times 6,000, on eight older jobs, too. 0 for live systems."""
+    learner three times 6,000, on older jobs, too. 0 for live systems."""
     seed: int = 0
     """Seed of a fresh learner, of the nights, and of the first instance whose seed the file does not say."""
 
@@ -115,7 +115,7 @@ class Sleep:
     """Updates of the night."""
     episodes: Annotated[int, _shown("N", "(default: 20; 0: none)")] = 20
     """Attempts at every job of the parent, of the instance and of the one learner, to compare; and the parent practises
-    there, 6,000 steps or more, and the one learner three times 6,000, on eight older jobs, too. 0 for live systems."""
+    there, 6,000 steps or more, and the one learner three times 6,000, on older jobs, too. 0 for live systems."""
     seed: int = 0
     """Seed of the night and of these attempts."""
 

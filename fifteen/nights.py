@@ -80,9 +80,8 @@ def night(
     later half of these, it has nothing to teach: its job is rehearsed as older ones are, so that the night spoils
     nothing that could be done before. Where they were, a steady instance also says what it would do in the parent's
     place (`evaluating.practise`), and the sleeper's: `SleepConfig.practices` times in the night that lives six times
-    1,024 rows on every job of the day, and on as many older ones of the store as `SleepConfig.rehearsed` says. 0, as
-    befits jobs that are no simulators: nothing is tried and every instance teaches, as it does where its job cannot be
-    attempted.
+    1,024 rows on every job of the day and on every older one that is rehearsed. 0, as befits jobs that are no
+    simulators: nothing is tried and every instance teaches, as it does where its job cannot be attempted.
 
     What the store holds of a job and is not what it was is set aside, and told among what is left out.
 
@@ -118,7 +117,7 @@ def night(
     seed += len(provenance.get("slept", ())) + 1
     if store is not None:
         if attempts and first.work_config.steady:
-            practising = partial(_practices, day, store, seed, config.rehearsed)
+            practising = partial(_practices, day, store, seed)
         best = parent or began_as(first)
         kin = _kin(best)
         school = _school(best, provenance, kin, store)
@@ -239,24 +238,21 @@ def _practices(
     day: Mapping[str, tuple[Learner, str]],
     store: Store,
     seed: int,
-    most: int,
     sleeper: Learner,
     jobs: Sequence[str],
     number: int,
     stopped: threading.Event | None,
 ) -> dict[str, FirstDays]:
-    """By job of the store, what a sleeper does on those of these that were lived by day, and on so many others.
+    """By job of the store, what a sleeper does on it, which the store keeps for nights to come.
 
-    The store keeps it for nights to come. See `sleeping.Practising`.
+    All that the night has a lesson of: a job that nobody tries may be lost in a single night. See
+    `sleeping.Practising`.
     """
     openings = {id: opening(Path(place)) for place, (_, id) in day.items() if id in jobs}
     records = {record.id: record for record in store.jobs()}
-    others = [id for id in jobs if id in records and id not in openings]
-    generator = np.random.default_rng([seed, 2, number])
-    for drawn in generator.permutation(len(others))[:most]:
-        record = records[others[drawn]]
-        openings[record.id] = record.job, record.kwargs, record.step_limit
-    at = int(generator.integers(2**31))
+    older = (record for id, record in records.items() if id in jobs and id not in openings)
+    openings |= {record.id: (record.job, record.kwargs, record.step_limit) for record in older}
+    at = int(np.random.default_rng([seed, 2, number]).integers(2**31))
     done: dict[str, FirstDays] = {}
     for id, (job, kwargs, step_limit) in openings.items():
         if stopped is not None and stopped.is_set():
