@@ -123,7 +123,7 @@ class Crew:
         if len(weights) == 1:  # one product of matrices for all, where each with its own would need N
             models, own = unravel(weights[0], self.config), None
         else:
-            models, own = jax.vmap(lambda own: unravel(own, self.config))(weights), 0
+            models, own = jax.vmap(lambda one: unravel(one, self.config))(weights), 0
         coded = jax.vmap(lambda model, line: codes(model, self.layout, self.lines, line), (own, 0))
         slots = coded(models, jnp.asarray(self.line))
         act = partial(instances.act, config=self.config, work=self.work, layout=self.layout, wipe=self.wipe)
