@@ -18,8 +18,8 @@ normalised as in bench/amalgamate.py.
   budget. Jobs differ more than anything else, so the slope is that of log steps by job number within jobs, over
   seeds (least squares with an effect for each job); interval: 95 %, seeds drawn with replacement.
 
-When all is done the learners from which forward transfer and the second figure of forgetting are made are asked once
-more, for attempts that no other figure is made of: a figure that they do not confirm is luck.
+When all is done the learners from which these figures are made are asked once more, for attempts that no other figure
+is made of: a figure that they do not confirm is luck. Forgetting by these is of the night that was best by the others.
 
 Targets: forgetting, mean over the jobs, <= 0.02; forward transfer > 0; slope < 0.
 
@@ -92,7 +92,7 @@ def measure(ledger: Ledger, given: argparse.Namespace, seed: int) -> None:
         for other in asked:
             ledger(f"after {number}/{other}", partial(again, ledger, given, seed, number, TASKS[other]))
     for name, nights in doubted_nights(order, len(given.jobs)).items():
-        for night in nights:
+        for night in dict.fromkeys((*nights, best_night(ledger.record["measured"], order, name))):
             learner = partial(parent_at, given, seed, night + 1, folder)
             how = TASKS[name], given.episodes, seed, OTHERS_SEED
             ledger(f"others {night}/{name}", lambda of=learner, how=how: score(of(), *how))
@@ -102,6 +102,12 @@ def doubted_nights(order: Sequence[str], jobs: int) -> dict[str, tuple[int, int,
     """By job: none, the one before its first day, that of its last day, the last of all."""
     last = len(order)
     return {name: (0, n, n + 1 + (VISITS - 1) * jobs, last) for n, name in enumerate(order[:jobs])}
+
+
+def best_night(measured: Mapping[str, Any], order: Sequence[str], name: str) -> int:
+    """The first of those after which a job, lived by then, was done best."""
+    nights = range(order.index(name) + 1, len(order) + 1)
+    return max(nights, key=lambda n: measured[f"after {n}/{name}"])
 
 
 def again(ledger: Ledger, given: argparse.Namespace, seed: int, number: int, task: Task) -> float:
@@ -178,7 +184,9 @@ def doubted(record: Mapping[str, Any]) -> dict[str, float] | None:
     if not all(key in measured for keys in asked.values() for key in keys):
         return None
     parent, before, own, last = np.array([[measured[key] for key in keys] for keys in asked.values()]).T
-    return {
+    best = [measured.get(f"others {best_night(measured, order, name)}/{name}") for name in nights]
+    known = {} if None in best else {"forgetting": float(np.mean(np.array(best) - last))}  # records of before have none
+    return known | {
         "forward transfer": float(np.mean((before - parent)[1:])) if jobs > 1 else 0.0,
         "since its second night": float(np.mean(own - last)),
         "at last": float(np.mean(last)),
@@ -204,7 +212,8 @@ def summed_up(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         transfer = [statistics.mean(row["before"] - row["parent"] for row in seed) for seed in later]
         summary["forward transfer"] = over_seeds(transfer)
     if others := [found for record in records if (found := doubted(record)) is not None]:
-        summary["by other attempts"] = {key: over_seeds([one[key] for one in others]) for key in others[0]}
+        keys = dict.fromkeys(key for one in others for key in one)
+        summary["by other attempts"] = {key: over_seeds([one[key] for one in others if key in one]) for key in keys}
     steps = [{name: (row["number"], row["steps"]) for name, row in seed.items()} for seed in seeds]
     return summary | {"slope": slope_interval(steps)}
 

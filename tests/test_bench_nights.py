@@ -231,10 +231,13 @@ def test_a_row_of_jobs_is_judged(capsys):
         record["measured"] |= {f"others {n}/{name}": x for n, x in zip(nights[name], scores, strict=True)}
     summary = sequence.summed_up([record, lived(0.7)])
     told = {key: value["median"] for key, value in summary["by other attempts"].items()}
-    wanted = {"forward transfer": -0.1, "since its second night": 0.1, "at last": 0.75, "parent": 0.15}
+    wanted = {"forgetting": 0.1, "forward transfer": -0.1, "since its second night": 0.1}
+    wanted |= {"at last": 0.75, "parent": 0.15}
     assert told == pytest.approx(wanted) and summary["by other attempts"]["at last"]["n"] == 1
     sequence.print_table(summary)
     assert "by other attempts, forward transfer: -0.100" in capsys.readouterr().out
+    record["measured"][f"after 2/{first}"] = 0.95  # a night that was not asked again, as in records of before
+    assert "forgetting" not in (sequence.doubted(record) or {"forgetting": 0.0})
     unfinished = lived(0.8)
     del unfinished["measured"]["after 4/a"]
     assert sequence.summed_up([unfinished]) == {"complete": 0, "begun": 1, "jobs": {}}
