@@ -126,6 +126,11 @@ def night(
             generator = np.random.default_rng([seed, 3])
             older, broken = _remember(day, tried, best, kin, store, generator, config.rehearsed)
             left_out += [(str(store.folder), why) for why in broken]
+            for place in [place for place in day if tried[place][0] and not day[place][0].lived]:
+                _, job = day.pop(place)
+                left_out.append((place, f"nothing that the store holds of {job!r} can be read"))
+            if not day:
+                raise NightError(f"there is nothing to sleep on: {'; '.join(why for _, why in left_out)}")
     learner = sleep(
         [instance for instance, _ in day.values()],
         parent=parent,

@@ -116,6 +116,19 @@ def test_what_the_store_holds_and_is_broken_is_set_aside_by_name(runs, tmp_path)
         assert (tmp_path / "store" / "unclaimed" / other.file).is_file() and not store.verify()
 
 
+def test_an_instance_of_whose_job_nothing_can_be_read_is_left_out_by_name(runs, tmp_path):
+    with Store(tmp_path / "store") as store:
+        for run in runs:
+            store.add_run(run)
+        for segment in store.segments(JOBS[0]):
+            (tmp_path / "store" / "segments" / segment.file).write_bytes(b"")
+        told = night(runs, store, config=SleepConfig(steps=1))
+        assert (told.jobs, told.took_part) == (JOBS[1:], (str(runs[1]),))
+        assert (str(runs[0]), f"nothing that the store holds of {JOBS[0]!r} can be read") in told.left_out
+        with pytest.raises(NightError, match="nothing"):
+            night(runs[:1], store, config=SleepConfig(steps=1))
+
+
 def test_a_job_that_no_longer_exists(tmp_path):
     """Of one that the store knows, what was lived teaches; a run of one that it does not know is left out."""
     gym.register("Passing-v0", entry_point="small:Walk")
