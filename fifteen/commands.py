@@ -102,7 +102,7 @@ class Sleep:
     """What the instances of a day learned on their jobs becomes one learner; older jobs in the store are rehearsed."""
 
     runs: Annotated[tuple[Path, ...], _Positional, _shown("RUN ...", "")] = ()
-    """Folders of `fifteen work --run`, of instances of one parent."""
+    """Folders of `fifteen work --run`, of instances of one parent; of a fleet: those that finished."""
     store: Annotated[Path, _shown("DIR", "(default: store)")] = Path("store")
     """What all instances of all days lived through; made if missing."""
     weights_only: bool = False

@@ -24,7 +24,7 @@ from fifteen.fleet import PLAN as FLEET
 from fifteen.fleet import Assignment, Event, FleetConfig, Record, Round, deploy, go_on, read_plan
 from fifteen.folders import refuse_others
 from fifteen.interrupting import interruptible
-from fifteen.judging import Attempts, cases, judge
+from fifteen.judging import Attempts, cases, judge, note
 from fifteen.learner import Learner, load
 from fifteen.lessons import settings_of_nights
 from fifteen.log import duration
@@ -170,6 +170,7 @@ def _day(
             return Day((), tuple(left_out), restarted, (), (), str(error)), interrupted.is_set()
         if slept.interrupted:
             return None, True
+        note(place, slept, attempts)
         slept.learner.save(folder / "learner")
         if episodes:
             try:

@@ -25,6 +25,10 @@ class StoreError(FifteenError):
     """A store, or experience for one, that is foreign, newer, corrupted, not finite, unknown, or too large."""
 
 
+class NoRoomError(StoreError):
+    """A store whose budget cannot hold what it has to: no fault of what was to be taken in."""
+
+
 class RunError(FifteenError):
     """A run that cannot start or go on: folder in use, contradictory arguments, weights that are not finite."""
 

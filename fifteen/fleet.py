@@ -149,6 +149,18 @@ def go_on(folder: str | Path, callback: Callable[[Event], Any] | None = None) ->
     return deploy(load(Path(folder) / "parent"), assignments, folder, config=config, callback=callback)
 
 
+def ended(folder: Path) -> Round:
+    """The round that a folder holds. RunError where it holds none, or one of which some have not ended."""
+    plan = read_plan(folder)
+    if open_ones := _open(plan):
+        names = ", ".join(plan["instances"][n]["name"] for n in open_ones)
+        raise RunError(
+            f"the round in {folder} has not ended, {names} are still to work: go on with it (fifteen work --resume "
+            f"{folder}), or name the runs that you mean"
+        )
+    return _round(folder, plan, interrupted=False)
+
+
 def read_plan(folder: Path, name: str = PLAN) -> dict[str, Any]:
     """The plan that the folder of a fleet, or with another name that of a life, holds. RunError where it holds none."""
     try:

@@ -65,8 +65,13 @@ def gained(at_work: Sequence[float], parent: Sequence[float]) -> bool:
     at_work: returns of the day's attempts in their order. parent: of late attempts of the first days that it lived, for
     it learns in context, too. True where there are too few to tell.
     """
-    late = at_work[-max(_FEWEST, round(_LATE * len(at_work))) :]
-    return min(len(late), len(parent)) < 2 or fell(late, parent, _LIKELY)
+    last = late(at_work)
+    return min(len(last), len(parent)) < 2 or fell(last, parent, _LIKELY)
+
+
+def late(at_work: Sequence[float]) -> Sequence[float]:
+    """The last of a day's returns, which tell what it came to."""
+    return at_work[-max(_FEWEST, round(_LATE * len(at_work))) :]
 
 
 def _moments(returns: Sequence[float]) -> tuple[float, float, int]:

@@ -59,22 +59,23 @@ class Lesson:
         return dream(self.teacher, batch, statistics, continuous, *settings)
 
 
-def gathered(origin: Array, instances: Sequence[Learner], older: Sequence[Lived]) -> list[Lesson]:
+def gathered(origin: Array, instances: Sequence[Learner], older: Sequence[Lived] | None) -> list[Lesson]:
     """What the instances teach, then what is older, then what was practised of both.
 
     origin: float32[P], weights of the parent, who teaches what is older and has no teacher of its own.
 
-    Raises NightError where nothing is older and an instance lived nothing.
+    Raises NightError where an instance lived nothing, or where `older` is given and there is nothing at all.
     """
     found = [
         Lesson(lived, one.state.weights, False, False, lived.batch.memory[0])
         for one in instances
         for lived in one.lived.values()
     ]
-    for lived in older:
+    for lived in older or ():
         told = lived.teacher or Teacher(origin, np.asarray(lived.batch.memory[0]), lived.statistics, lived.wipe, True)
         found.append(Lesson(lived, jnp.asarray(told.weights), True, told.first_day, told.memory))
-    if idle := [] if older else [number for number, one in enumerate(instances) if not one.lived]:
+    idle = [number for number, one in enumerate(instances) if not one.lived]
+    if idle and (older is None or not found):
         raise NightError(
             f"nothing was lived that a night can read ({min(LENGTHS)} rows of one stream) by the instances {idle}, "
             "counted from 0: leave them out; let them work longer, with learn='weights' or 'both', or with a run "

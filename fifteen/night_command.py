@@ -1,8 +1,9 @@
 """What `fifteen sleep` does."""
 
+import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from rich.table import Table
 from fifteen.checkpoint import MANIFEST, FolderLock
 from fifteen.commands import Sleep
 from fifteen.config import SleepConfig
-from fifteen.errors import RunError
+from fifteen.errors import NightError, RunError
+from fifteen.fleet import PLAN as FLEET
+from fifteen.fleet import ended
 from fifteen.folders import refuse_others
 from fifteen.judging import RESULTS, WHO, Attempts, cases, judge, note
 from fifteen.learner import Learner
@@ -60,6 +63,7 @@ def run_sleep(command: Sleep, parent: Learner | None, folder: Path, console: Con
     """folder: where the learner is saved."""
     if not command.runs:
         raise RunError("no run given. Name the folders of a day's runs: fifteen sleep runs/a runs/b")
+    runs, absent = _runs(command.runs)
     with ExitStack() as stack:
         stack.enter_context(FolderLock(folder))
         _check(folder, command.weights_only)
@@ -76,7 +80,7 @@ def run_sleep(command: Sleep, parent: Learner | None, folder: Path, console: Con
 
             try:
                 slept = night(
-                    command.runs,
+                    runs,
                     store,
                     parent=parent,
                     seed=command.seed,
@@ -87,6 +91,7 @@ def run_sleep(command: Sleep, parent: Learner | None, folder: Path, console: Con
                 )
             except KeyboardInterrupt:  # in the parent's practice
                 return _say_interrupted(folder, console)
+        slept = dataclasses.replace(slept, left_out=(*absent, *slept.left_out))
         for run, reason in slept.left_out:
             console.print(f"left out: {run}: {reason}", style="yellow", highlight=False, soft_wrap=True)
         if slept.interrupted:
@@ -103,6 +108,21 @@ def run_sleep(command: Sleep, parent: Learner | None, folder: Path, console: Con
         _say(slept, json.loads((folder / RESULTS).read_text(encoding="utf-8")), console)
     console.print(f"learner: {folder}\nreport:  {page}", soft_wrap=True, highlight=False)
     return 0
+
+
+def _runs(given: Sequence[Path]) -> tuple[list[Path], list[tuple[str, str]]]:
+    """Runs, in place of a fleet's folder those that finished in it; and who did not, with the reason."""
+    runs, absent = [], []
+    for place in given:
+        if not (place / FLEET).is_file():
+            runs.append(place)
+            continue
+        told = ended(place)
+        runs += told.took_part
+        absent += [(str(place / one.instance), f"{one.ended}: {one.reason}") for one in told.left_out]
+    if not runs:
+        raise NightError(f"nobody finished: {'; '.join(f'{place}: {why}' for place, why in absent)}")
+    return runs, absent
 
 
 def _check(folder: Path, weights_only: bool) -> None:

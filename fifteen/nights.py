@@ -5,7 +5,7 @@ import errno
 import json
 import sqlite3
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -15,23 +15,25 @@ from typing import Any
 import numpy as np
 
 from fifteen import checkpoint
-from fifteen.checkpoint import MANIFEST
+from fifteen.checkpoint import MANIFEST, atomic_write
 from fifteen.config import SleepConfig
-from fifteen.errors import CheckpointError, FifteenError, NightError, RunError, StoreError
+from fifteen.errors import CheckpointError, FifteenError, NightError, NoRoomError, RunError, StoreError
 from fifteen.evaluating import ROWS, Practice, evaluate, practise
 from fifteen.experience import latest_memory
-from fifteen.gains import gained
+from fifteen.gains import gained, late
 from fifteen.instance import Statistics
 from fifteen.learner import Learner, learner_folder, load
 from fifteen.lessons import holds_night
 from fifteen.lived import LENGTHS, FirstDays, Lived, Teacher, bounds
 from fifteen.rehearsing import senses
 from fifteen.report import read_record
-from fifteen.sleeping import Callback, began_as, fingerprint, last_job, sleep, unfit
+from fifteen.sleeping import Callback, SleepProgress, began_as, fingerprint, last_job, sleep, unfit
 from fifteen.store import JobRecord, Store
 from fifteen.updating import Batch
 
 SCHOOL = "school"  # in the folder of a store: learners as they left school, by their senses
+
+LEFT_OUT = "left_out.json"  # in the folder of a night: number of the run that does not take part, null: the store; why
 
 TAKEN_UP = 4  # times as many older jobs as an update rehearses are taken up in a night, see `night`
 
@@ -86,32 +88,35 @@ def night(
     What the store holds of a job and is not what it was is set aside, and told among what is left out.
 
     seed: what is drawn depends on it and on how many nights the parent has had, so that no two are alike.
-    run, stopped, callback: as for `sleep`; a night that goes on does so with the lessons that it began with. Raises
-    NightError where no run is left, what `sleep` raises, StoreError or CheckpointError where the store's disk is full,
+    run, stopped, callback: as for `sleep`, and callback before each job that the parent tries, too, where a true answer
+    ends it with a KeyboardInterrupt; a night that goes on does so with the lessons and runs that it began with. Raises
+    NightError where no run is left, what `sleep` raises, StoreError or CheckpointError where the store has no room,
     and CheckpointError where the learner as it left school, who teaches an older job, or what was practised of it,
     cannot be read.
     """
+    folder, places = None if run is None else Path(run), [str(Path(run)) for run in runs]
+    goes_on = folder is not None and holds_night(folder)
     day: dict[str, tuple[Learner, str]] = {}
-    left_out: list[tuple[str, str]] = []
-    mind, origin = (None, None) if parent is None else (parent.config, parent.state.weights)
-    for place in map(Path, runs):
+    left_out = _left_out(folder, places, store) if folder is not None and goes_on and store is not None else []
+    like, origin = parent, None if parent is None else parent.state.weights
+    for place in places:
+        if any(place == name for name, _ in left_out):
+            continue
         try:
             instance = load(place)
-            if why := unfit(instance, mind or instance.config, instance.state.anchor if origin is None else origin):
+            if why := unfit(instance, like or instance, instance.state.anchor if origin is None else origin):
                 raise RunError(f"it {why}")
-            job = last_job(instance) if store is None else _taken(place, store)
+            job = opening(Path(place))[0] or last_job(instance) if store is None else _taken(Path(place), store)
         except FifteenError as error:
             if no_room(error):
                 raise
-            left_out.append((str(place), str(error)))
+            left_out.append((place, str(error)))
             continue
         if origin is None:  # a run that is broken decides nobody's parent
-            mind, origin = instance.config, instance.state.anchor
-        day[str(place)] = (instance, job)
-    if not day:
-        reasons = "; ".join(f"{place}: {why}" for place, why in left_out) or "no run was given"
-        raise NightError(f"there is nothing to sleep on: {reasons}")
-    folder, older, school, practising = None if run is None else Path(run), [], None, None
+            like, origin = instance, instance.state.anchor
+        day[place] = (instance, job)
+    _check_anybody(day, left_out)
+    older, school, practising = [], None, None
     config, first = config or SleepConfig(), next(iter(day.values()))[0]
     provenance = (parent or first).provenance
     seed += len(provenance.get("slept", ())) + 1
@@ -121,16 +126,24 @@ def night(
         best = parent or began_as(first)
         kin = _kin(best)
         school = _school(best, provenance, kin, store)
-        if folder is None or not holds_night(folder):
-            tried = _tried(day, best, attempts, seed, stopped) if attempts else dict.fromkeys(day, (True, None))
+        if not goes_on:
+
+            def tell() -> bool:
+                progress = SleepProgress(0, config.steps, {}, practising=True)
+                return (stopped is not None and stopped.is_set()) or bool(callback and callback(progress))
+
+            tried = _tried(day, best, attempts, seed, tell) if attempts else dict.fromkeys(day, (True, None))
             generator = np.random.default_rng([seed, 3])
             older, broken = _remember(day, tried, best, kin, store, generator, config.rehearsed)
             left_out += [(str(store.folder), why) for why in broken]
             for place in [place for place in day if tried[place][0] and not day[place][0].lived]:
                 _, job = day.pop(place)
                 left_out.append((place, f"nothing that the store holds of {job!r} can be read"))
-            if not day:
-                raise NightError(f"there is nothing to sleep on: {'; '.join(why for _, why in left_out)}")
+            _check_anybody(day, left_out)
+            if folder is not None:
+                numbers = {place: number for number, place in enumerate(places)}
+                told = [(numbers.get(place), why) for place, why in left_out]
+                atomic_write(folder / LEFT_OUT, json.dumps(told, indent=1).encode())
     learner = sleep(
         [instance for instance, _ in day.values()],
         parent=parent,
@@ -158,6 +171,27 @@ def night(
         tuple(job for job in stored if job not in awake),
         told.get("steps_done") != told.get("steps"),
     )
+
+
+def _left_out(folder: Path, places: Sequence[str], store: Store) -> list[tuple[str, str]]:
+    """What took no part when the night in a folder was begun: run, or folder of the store, and reason."""
+    try:
+        told: list[tuple[int | None, str]] = json.loads((folder / LEFT_OUT).read_text(encoding="utf-8"))
+    except FileNotFoundError:  # of before it was written down
+        return []
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder / LEFT_OUT} cannot be read ({error}): restore it, or give another folder"
+        ) from error
+    known = ((number, why) for number, why in told if number is None or number < len(places))
+    return [(str(store.folder) if number is None else places[number], why) for number, why in known]
+
+
+def _check_anybody(day: Mapping[str, Any], left_out: Sequence[tuple[str, str]]) -> None:
+    """Raises NightError where nobody is left who takes part."""
+    if not day:
+        reasons = "; ".join(f"{place}: {why}" for place, why in left_out) or "no run was given"
+        raise NightError(f"there is nothing to sleep on: {reasons}")
 
 
 def _taken(run: Path, store: Store) -> str:
@@ -204,10 +238,23 @@ def _school(parent: Learner, provenance: Mapping[str, Any], kin: str | None, sto
 def opening(run: Path) -> tuple[str | None, Mapping[str, Any], int | None]:
     """The job of a run, its kwargs and its step limit. None: nobody can open it by name."""
     try:
-        settings = json.loads((run / "config.json").read_text(encoding="utf-8"))["settings"]
+        settings = _settings(run)
         return settings["job"], settings["kwargs"], settings["step_limit"]
     except (OSError, ValueError, KeyError):  # weights alone came, not the folder of a run
         return None, {}, None
+
+
+def _settings(run: Path) -> Mapping[str, Any]:
+    """What a run was begun with."""
+    return json.loads((run / "config.json").read_text(encoding="utf-8"))["settings"]
+
+
+def _at_work(run: Path) -> list[float]:
+    """Returns of a day's attempts in their order; none where nobody recorded them."""
+    try:
+        return read_record(run).returns.tolist()
+    except RunError:
+        return []
 
 
 def _tried(
@@ -215,27 +262,24 @@ def _tried(
     parent: Learner,
     attempts: int,
     seed: int,
-    stopped: threading.Event | None,
+    stops: Callable[[], bool],
 ) -> dict[str, tuple[bool, Practice | None]]:
     """By run: whether its instance has something to teach, and what the parent does on its job.
 
-    True where that cannot be told, None where the parent cannot practise. Each job is tried once.
+    True where that cannot be told, None where the parent cannot practise. Each job is tried once. stops: asked before
+    each job whether to end it, by a KeyboardInterrupt.
     """
     made: dict[str, tuple[Sequence[float], Practice | None]] = {}
     tried = {}
     for place in day:
-        if stopped is not None and stopped.is_set():
-            raise KeyboardInterrupt
         job, kwargs, step_limit = opening(Path(place))
         key = json.dumps([job, kwargs, step_limit], sort_keys=True)
         if key not in made:
+            if stops():
+                raise KeyboardInterrupt
             made[key] = ([], None) if job is None else _attempted(parent, job, attempts, seed, kwargs, step_limit)
         theirs, practice = made[key]
-        try:
-            at_work = read_record(Path(place)).returns.tolist()
-        except RunError:
-            at_work = []
-        tried[place] = gained(at_work, theirs), practice
+        tried[place] = gained(_at_work(Path(place)), theirs), practice
     return tried
 
 
@@ -305,22 +349,28 @@ def _remember(
     """Give every instance that teaches what the store holds of its job, and what its parent did there.
 
     kin: see `_kin`. rehearsed: older jobs in an update. Returns what no instance of the day teaches: of the day all, of
-    older jobs `TAKEN_UP` times as many; and what is wrong with segments of the store.
+    older jobs `TAKEN_UP` times as many; and what is wrong with segments of the store. Of several instances that teach
+    one job, the store keeps the one whose last attempts by day were best.
     """
     records, steady = {record.id: record for record in store.jobs()}, kin is not None
     taught, broken = set(), []
+    best: dict[str, float] = {}  # by job: mean return of the last attempts of who is kept as its teacher
     for place, (instance, job) in day.items():
         better, practice = tried[place]
         if not better:
             continue
         taught.add(job)
-        wipe = instance.provenance["worked"][-1]["learn"] == "weights" if instance.provenance.get("worked") else False
+        wipe = _settings(Path(place))["learn"] == "weights"
         if (lived := _lived(store, records[job], wipe, steady, instance.statistics, broken)) is not None:
             instance.lived[job] = lived
             if kin is None:
                 continue
             memory = _last_memory(Path(place))
-            store.kept.keep_teacher(job, Teacher(instance.state.weights, memory, lived.statistics, wipe, False), kin)
+            came_to = float(np.mean(late(_at_work(Path(place))) or [-np.inf]))
+            if job not in best or came_to > best[job]:
+                best[job] = came_to
+                teacher = Teacher(instance.state.weights, memory, lived.statistics, wipe, first_day=False)
+                store.kept.keep_teacher(job, teacher, kin)
             if practice is not None and practice.days.layout == lived.layout:
                 instance.lived[job] = dataclasses.replace(lived, practice=practice.days.batch(memory))
     lived_by_day = {job for _, job in day.values()}
@@ -356,9 +406,13 @@ def _last_memory(run: Path) -> np.ndarray:
 
 
 def no_room(error: FifteenError) -> bool:
-    """The fault is the store's disk, not the run."""
+    """The fault is the store's or its disk's, not the run's."""
     cause = error.__cause__
-    return isinstance(cause, sqlite3.OperationalError) or (isinstance(cause, OSError) and cause.errno in _FULL)
+    return (
+        isinstance(error, NoRoomError)
+        or isinstance(cause, sqlite3.DatabaseError)
+        or (isinstance(cause, OSError) and cause.errno in _FULL)
+    )
 
 
 def _lived(

@@ -28,7 +28,7 @@ from jax import Array
 
 from fifteen import lessons as desk
 from fifteen.checkpoint import FolderLock
-from fifteen.config import MindConfig, SleepConfig
+from fifteen.config import SleepConfig
 from fifteen.distilling import Study, begin, drawn, gradient, learn, picked
 from fifteen.errors import NightError, RunError
 from fifteen.instance import new_statistics
@@ -75,7 +75,7 @@ def sleep(
     instances: Sequence[Learner],
     *,
     parent: Learner | None = None,
-    older: Sequence[Lived] = (),
+    older: Sequence[Lived] | None = None,
     school: Learner | None = None,
     weights_only: bool = False,
     seed: int = 0,
@@ -90,7 +90,8 @@ def sleep(
     instances: each with what it lived (`Learner.lived`, which `fifteen.work` leaves), and, where it is to say what it
     would do there, with what others lived on its job (`Lived.practice`, see `nights.night`). parent: what they began
     as; by default what their weights say it was. older: what was lived on earlier days, or on this one by an instance
-    that learned nothing by it; `Lived.teacher` teaches it, or the parent. school: the learner as it left school, who
+    that learned nothing by it; `Lived.teacher` teaches it, or the parent; None: nothing, and every instance has to have
+    lived something. school: the learner as it left school, who
     teaches school in a night of steady minds that were schooled; by default their parent does. weights_only: merge the
     weights and read nothing that was lived; there need be nothing.
 
@@ -108,8 +109,8 @@ def sleep(
 
     Raises RunError, before anything is computed, where there is no instance, where they have different parents or
     sizes, where one has weights that are not finite, or where school cannot be rehearsed; NightError, which is one,
-    where an instance lived nothing (and nothing is older), and where the sleeper's weights come to be not finite;
-    CheckpointError where `run` holds another night or cannot be written.
+    where an instance lived nothing, or with `older` where nobody lived anything and nothing is older, and where the
+    sleeper's weights come to be not finite; CheckpointError where `run` holds another night or cannot be written.
     """
     config = config or SleepConfig()
     origin = _origin(instances, parent)
@@ -173,15 +174,17 @@ def _origin(instances: Sequence[Learner], parent: Learner | None) -> Array:
         one.settle()
     origin = parent.state.weights if parent is not None else instances[0].state.anchor
     for number, one in enumerate(instances):
-        if why := unfit(one, instances[0].config, origin):
+        if why := unfit(one, parent or instances[0], origin):
             raise RunError(f"instance {number} {why}")
     return origin
 
 
-def unfit(instance: Learner, mind: MindConfig, origin: Array) -> str | None:
-    """Why an instance cannot take part in a night of minds like `mind` that began as `origin`; None where it can."""
-    if instance.config != mind:
+def unfit(instance: Learner, like: Learner, origin: Array) -> str | None:
+    """Why an instance cannot take part in a night of minds like one that began as `origin`; None where it can."""
+    if instance.config != like.config:
         return "is of another size than the others: only like minds can sleep together"
+    if instance.work_config.steady != like.work_config.steady:
+        return "is steady (WorkConfig.steady) where the others are not, or the reverse: leave it out"
     if not bool(jnp.all(jnp.isfinite(instance.state.weights))):
         return "has weights that are not finite: leave it out"
     if not bool(jnp.all(instance.state.anchor == origin)):
@@ -235,7 +238,7 @@ def _merged(origin: Array, instances: Sequence[Learner]) -> Array:
 def _night(
     origin: Array,
     instances: Sequence[Learner],
-    older: Sequence[Lived],
+    older: Sequence[Lived] | None,
     school: School | None,
     config: SleepConfig,
     seed: int,
@@ -358,7 +361,7 @@ def _opened(
     study: Study,
     origin: Array,
     instances: Sequence[Learner],
-    older: Sequence[Lived],
+    older: Sequence[Lived] | None,
 ) -> tuple[Begun, Study, list[Lesson]]:
     """The night that the folder holds, or a new one, which is then saved."""
     if folder is not None and desk.holds_night(folder):

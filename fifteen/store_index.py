@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, final
 
 import numpy as np
 
-from fifteen.errors import StoreError
+from fifteen.errors import NoRoomError, StoreError
 from fifteen.frames import Layout
 from fifteen.store_intake import Part
 
@@ -74,7 +74,7 @@ def surplus(segments: Sequence[Segment], budget: int) -> list[Segment]:
     (Vitter 1985, "Random sampling with a reservoir"; by keys, so that it may shrink as jobs are added. Where it grows
     again, what became old since has the better chances.)
     Hence no job loses anything while it holds no more than budget / jobs bytes, and none loses its last segment.
-    Raises StoreError where not even one segment of each job has room.
+    Raises NoRoomError where not even one segment of each job has room.
     """
     if sum(segment.bytes for segment in segments) <= budget:
         return []
@@ -86,7 +86,7 @@ def surplus(segments: Sequence[Segment], budget: int) -> list[Segment]:
     while total > budget:
         job = max((job for job in jobs if len(jobs[job]) > 1), key=lambda job: (held[job], job), default=None)
         if job is None:
-            raise StoreError(
+            raise NoRoomError(
                 f"the budget of {budget} bytes has no room for one segment of each of {len(jobs)} jobs, together "
                 f"{total} bytes: open the store with a larger budget"
             )

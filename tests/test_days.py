@@ -14,10 +14,11 @@ from fifteen import fleet, fleet_transports
 from fifteen.cli import main
 from fifteen.config import SleepConfig
 from fifteen.days import live
-from fifteen.errors import FifteenError, RunError
+from fifteen.errors import FifteenError, NoRoomError, RunError
 from fifteen.fleet import Assignment, Event, FleetConfig
 from fifteen.nights import Night
 from fifteen.sleeping import SleepProgress
+from fifteen.store import Store
 
 POLICY, ACTION = "probe/policy-v0", "probe/action-v0"
 ONE_AT_A_TIME = FleetConfig(workers=1)
@@ -157,6 +158,37 @@ def test_interrupted_or_not_the_learner_is_the_same(tmp_path, quick, caplog):
     assert [event for event in told if isinstance(event[1], str)] == []
     assert (weights(life.learner) == weights(whole.learner)).all()
     assert not (weights(life.learner) == weights(born())).all()
+
+
+def test_of_two_instances_of_one_job_one_may_have_gained_nothing(tmp_path, monkeypatch):
+    """The other one teaches; and a life whose night was interrupted comes to the same as one that was not."""
+    days = [[Assignment(POLICY, 1_000), Assignment(POLICY, 300, seed=1, learn="context")]]
+    settings = {"fleet": ONE_AT_A_TIME, "sleep": SleepConfig(steps=6), "episodes": 10}
+
+    def stop(day, event):
+        if isinstance(event, SleepProgress) and event.step == 3:
+            terminate()
+
+    whole = live(born(), days, tmp_path / "whole", **settings)
+    assert whole.days[0].took_part == ("1-probe-policy-v0", "2-probe-policy-v0") and whole.days[0].no_night == ""
+    assert not (weights(whole.learner) == weights(born())).all()
+    assert live(born(), days, tmp_path / "life", **settings, callback=stop).interrupted
+    again = live(born(), days, tmp_path / "life", **settings)
+    assert again.days == whole.days and (weights(again.learner) == weights(whole.learner)).all()
+
+
+def test_a_store_without_room_is_no_fault_of_the_runs_and_the_day_is_kept(tmp_path):
+    days = [[Assignment(POLICY, 200), Assignment(ACTION, 200)]]
+    settings = {"sleep": SleepConfig(steps=1)}
+    with Store(tmp_path / "store", budget=50_000):
+        pass
+    with pytest.raises(NoRoomError, match="larger budget"):
+        live(born(), days, tmp_path, **settings)
+    with Store(tmp_path / "store", budget=10_000_000):
+        pass
+    (day,) = live(born(), days, tmp_path, **settings).days
+    assert len(day.took_part) == 2
+    assert json.loads((tmp_path / "day-001" / "night.json").read_text())["left_out"] == []
 
 
 def test_a_day_that_nobody_finished_has_no_night(tmp_path):

@@ -292,6 +292,30 @@ def test_the_command(tmp_path, here, capsys, monkeypatch):
     assert "an instance holds wheels, expected job, steps" in capsys.readouterr().err
 
 
+def test_a_night_of_a_fleets_folder_is_one_of_those_that_finished(tmp_path, here, capsys):
+    folder, out = tmp_path / "fleet", tmp_path / "slept"
+    day = [Assignment(PROBE, 300), Assignment("x/y-v0", 9)]
+    with pytest.raises(RunError, match="holds no fleet"):
+        fleet.ended(tmp_path)
+    deploy(born(), day, folder)
+    order = ["sleep", str(folder), "--store", str(tmp_path / "store"), "--episodes", "0", "--steps", "2"]
+    assert main([*order, "--out", str(out)]) == 0
+    assert "left out" in capsys.readouterr().out
+    told = json.loads((out / "night.json").read_text())
+    assert told["took_part"] == [str(folder / "1-probe-policy-v0")]
+    ((name, why),) = told["left_out"]
+    assert name == str(folder / "2-x-y-v0") and why.startswith("failed: JobError")
+    plan = json.loads((folder / "fleet.json").read_text())
+    plan["instances"][0]["ended"] = "late"
+    (folder / "fleet.json").write_text(json.dumps(plan))
+    assert main([*order, "--out", str(tmp_path / "nobody")]) == 2
+    assert "nobody finished" in capsys.readouterr().err
+    plan["instances"][0]["ended"] = None
+    (folder / "fleet.json").write_text(json.dumps(plan))
+    assert main([*order, "--out", str(tmp_path / "open")]) == 2
+    assert "1-probe-policy-v0 are still to work" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [

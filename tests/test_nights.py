@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -125,8 +126,29 @@ def test_an_instance_of_whose_job_nothing_can_be_read_is_left_out_by_name(runs, 
         told = night(runs, store, config=SleepConfig(steps=1))
         assert (told.jobs, told.took_part) == (JOBS[1:], (str(runs[1]),))
         assert (str(runs[0]), f"nothing that the store holds of {JOBS[0]!r} can be read") in told.left_out
-        with pytest.raises(NightError, match="nothing"):
+        with pytest.raises(NightError, match=f"{re.escape(str(runs[0]))}: nothing"):
             night(runs[:1], store, config=SleepConfig(steps=1))
+
+
+def test_a_night_that_goes_on_leaves_out_whom_it_left_out(runs, tmp_path):
+    short, folder, moved = SleepConfig(steps=4), tmp_path / "night", tmp_path / "moved"
+    with Store(tmp_path / "store") as store:
+        for run in runs:
+            store.add_run(run)
+        for segment in store.segments(JOBS[0]):
+            (tmp_path / "store" / "segments" / segment.file).write_bytes(b"")
+        began = night(runs, store, config=short, run=folder, callback=lambda told: told.step == 2)
+        assert began.interrupted and str(runs[0]) in dict(began.left_out)
+        store.add_run(runs[0])  # what was missing is there again: the night is the same all the same
+        for number, run in enumerate(runs):  # and so it is where the folders have moved
+            shutil.copytree(run, moved / str(number))
+        done = night([moved / "0", moved / "1"], store, config=short, run=folder)
+        assert (done.jobs, done.took_part, done.interrupted) == (JOBS[1:], (str(moved / "1"),), False)
+        assert [why for _, why in done.left_out] == [why for _, why in began.left_out]
+        assert str(moved / "0") in dict(done.left_out)
+        (folder / "left_out.json").write_text("{")
+        with pytest.raises(CheckpointError, match="left_out.json cannot be read"):
+            night(runs, store, config=short, run=folder)
 
 
 def test_a_job_that_no_longer_exists(tmp_path):
@@ -373,6 +395,53 @@ def test_who_taught_a_job_when_it_was_lived_teaches_it_in_later_nights(tmp_path,
         np.testing.assert_array_equal(second.weights, parents[1])  # nothing was gained: the parent of that day
         assert second.first_day and not second.memory.any() and not first.first_day
     assert not (parents[1] == parents[0]).all()
+
+
+def test_of_several_that_teach_one_job_the_best_by_day_is_kept(tmp_path, monkeypatch):
+    places, parent = [tmp_path / "a", tmp_path / "b"], steady()
+    for place in places:
+        learner = steady()
+        fifteen.work(learner, JOBS[0], steps=300, seed=int(place.name == "b"), run=place)
+    lines = (places[1] / "metrics.jsonl").read_text().splitlines()
+    attempts = [{**line, "return": 100.0} if line["kind"] == "attempt" else line for line in map(json.loads, lines)]
+    (places[1] / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in attempts))
+    for order in (places, places[::-1]):
+        with Store(tmp_path / order[0].name) as store:
+            night(order, store, config=SleepConfig(steps=1))
+            teacher = store.kept.teacher(JOBS[0], nights._kin(parent))
+        assert teacher is not None
+        np.testing.assert_array_equal(teacher.weights, fifteen.load(places[1]).state.weights)
+
+
+def test_who_was_killed_at_work_is_read_as_it_worked(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    fifteen.work(fifteen.new("debug", seed=0), JOBS[0], steps=300, seed=1, learn="weights", run=run)
+
+    def killed(place):  # only a run that has ended says what it was
+        learner = fifteen.load(place)
+        learner.provenance.pop("worked", None)
+        return learner
+
+    def asleep(instances, **_):
+        raise RunError(str([lived.wipe for one in instances for lived in one.lived.values()]))
+
+    monkeypatch.setattr(nights, "load", killed)
+    assert night([run], None).jobs == (JOBS[0],)
+    monkeypatch.setattr(nights, "sleep", asleep)
+    with Store(tmp_path / "store") as store, pytest.raises(RunError, match=r"\[True\]"):
+        night([run], store)
+
+
+def test_the_parents_practice_is_told_and_can_be_stopped(runs, tmp_path):
+    told = []
+
+    def stop(progress):
+        told.append(progress)
+        return len(told) == 2
+
+    with Store(tmp_path / "store") as store, pytest.raises(KeyboardInterrupt):
+        night(runs, store, config=SleepConfig(steps=1), attempts=2, callback=stop)
+    assert told == [SleepProgress(0, 1, {}, practising=True)] * 2
 
 
 def test_practice_is_read_with_the_memory_of_the_run_itself(tmp_path):

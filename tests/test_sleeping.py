@@ -359,6 +359,11 @@ def test_what_cannot_sleep_together_is_refused(instances):
         fifteen.sleep([*instances, fifteen.new("debug", seed=7)])
     with pytest.raises(RunError, match="instance 1 is of another size"):
         fifteen.sleep([instances[0], fifteen.new("small")])
+    work = dataclasses.replace(fifteen.new("debug").work_config, steady=True)
+    with pytest.raises(RunError, match="instance 1 is steady"):
+        fifteen.sleep([instances[0], fifteen.new("debug", seed=0, work=work)])
+    with pytest.raises(NightError, match=r"nothing was lived .* by the instances \[0\]"):
+        fifteen.sleep([fifteen.new("debug")], older=[])
     sick = fifteen.Learner(instances[0].config, instances[0].state, instances[0].statistics)
     sick.state = sick.state._replace(weights=sick.state.weights.at[0].set(jnp.nan))
     with pytest.raises(RunError, match="instance 1 has weights that are not finite"):
