@@ -44,7 +44,10 @@ class Assignment:
 
 @dataclass(frozen=True)
 class FleetConfig:
-    """How a fleet is run. None of it changes what an instance learns in its steps."""
+    """How a fleet is run. None of it changes what an instance learns in its steps, but for the transport "vectorised".
+
+    That draws other actions where these are correlated in time, see docs/fleet.md.
+    """
 
     transport: Transport = "processes"  # vectorised: all in this process, for JAX-native jobs
     address: str | None = None  # of a Ray cluster; None or "local": Ray on this machine

@@ -30,6 +30,7 @@ from fifteen.errors import CheckpointError, RunError
 FORMAT = 1
 KIND = "fifteen checkpoint"
 MANIFEST = "manifest.json"
+SAVE_EVERY_S = 20.0  # what lasts is saved as often: so that a kill loses less than 30 s, the saving itself included
 PARTIAL = ".partial"  # one fixed name, so that what a kill leaves behind is overwritten, never piled up
 DTYPES = tuple("bool uint8 int8 uint16 int16 uint32 int32 uint64 int64 float16 float32 float64".split())
 

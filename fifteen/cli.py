@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args=arguments,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    console = Console()
+    console = Console(markup=False)  # what jobs and folders are called is no markup
     fifteen.cache_compilations()
     # A job's module:factory may lie in the working folder, as with `python -m`.
     if os.getcwd() not in sys.path:

@@ -156,8 +156,8 @@ class SleepConfig:
 
     steps: int = 2_000  # updates
     batch: int = 4  # sequences of every lesson in an update; a job has one, or two where its parent practised it
-    # Of the jobs that the parent teaches, as many in an update, drawn anew for each: what a night takes must not grow
-    # with what is stored.
+    # Of the jobs that no instance of the day teaches, as many in an update, drawn anew for each: what a night takes
+    # must not grow with what is stored.
     rehearsed: int = 8
     practices: int = 3  # of the sleeper in a night, evenly spread over its updates, see `sleep`
     # Sequences of school in an update, where steady minds were schooled; it counts as much as `rehearsed` jobs do.
@@ -179,3 +179,5 @@ class SleepConfig:
                     raise RunError(f"{one.name} of a night must be an integer >= {least}, got {value!r}")
             elif not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf:
                 raise RunError(f"{one.name} of a night must be a finite number >= 0, got {value!r}")
+        if not self.steady_learning_rate:
+            raise RunError("steady_learning_rate of a night must be above 0: that of orthogonal steps is told by it")

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from fifteen.checkpoint import FolderLock, atomic_write, known
 from fifteen.config import SleepConfig
-from fifteen.errors import FifteenError, NightError, RunError
+from fifteen.errors import FifteenError, NightError, RunError, check_count
 from fifteen.fleet import PLAN as FLEET
 from fifteen.fleet import Assignment, Event, FleetConfig, Record, Round, deploy, go_on, read_plan
 from fifteen.folders import refuse_others
 from fifteen.interrupting import interruptible
+from fifteen.jobs.protocol import checked_seed
 from fifteen.judging import Attempts, cases, judge, note
 from fifteen.learner import Learner, load
 from fifteen.lessons import settings_of_nights
@@ -84,7 +85,8 @@ def live(
     event): days count from 1. Ctrl-C and SIGTERM let the instances, or the night, save. A day that nobody finished has
     no night. Raises RunError where it cannot begin, CheckpointError where nothing can be written.
     """
-    folder = Path(folder)
+    folder, seed = Path(folder), checked_seed(seed)
+    check_count("episodes", episodes)
     listed = [[dataclasses.asdict(one) for one in day] for day in days]
     if not all(listed) or not listed:
         raise RunError(f"a life needs days with at least one assignment each, got {[len(day) for day in listed]}")
@@ -174,7 +176,7 @@ def _day(
         slept.learner.save(folder / "learner")
         if episodes:
             try:
-                judge(place, slept, cases(slept, store), attempts, parent=parent)
+                judge(place, slept, cases(slept, store), attempts, parent=parent, stopped=interrupted)
             except KeyboardInterrupt:
                 return None, True
             write_night_report(place)

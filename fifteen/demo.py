@@ -23,8 +23,6 @@ from fifteen.charts import Series, chart, running_mean
 from fifteen.checkpoint import atomic_write
 from fifteen.commands import Sleep, Work
 from fifteen.days import run_fleet
-from fifteen.errors import RunError
-from fifteen.fleet import read_plan
 from fifteen.judging import RESULTS, WHO
 from fifteen.learner import Learner
 from fifteen.log import duration, number
@@ -89,14 +87,10 @@ def run_demo(folder: Path, console: Console, config: DemoConfig | None = None) -
         atomic_write(folder / "day.toml", config.fleet.encode())
         if run_fleet(Work(fleet=folder / "day.toml"), learner, 1, folder / DAY, console) == 130:
             raise KeyboardInterrupt
-        plan = read_plan(folder / DAY)
-        runs = tuple(folder / DAY / one["name"] for one in plan["instances"] if one["ended"] == "finished")
-        if not runs:
-            raise RunError(f"no instance finished its day: {folder / DAY / 'watch'} has what they said")
         settings = f"--steps {config.updates} --episodes {config.episodes}"
-        slept = f"fifteen sleep {folder / DAY}/[0-9]* --store {folder}/store --out {folder / NIGHT} {settings}"
+        slept = f"fifteen sleep {folder / DAY} --store {folder}/store --out {folder / NIGHT} {settings}"
         _say(console, 3, f"a night: {slept}")
-        asked = Sleep(runs, store=folder / "store", steps=config.updates, episodes=config.episodes)
+        asked = Sleep((folder / DAY,), store=folder / "store", steps=config.updates, episodes=config.episodes)
         if run_sleep(asked, learner, folder / NIGHT, console) == 130:
             raise KeyboardInterrupt
     except KeyboardInterrupt:
@@ -209,7 +203,7 @@ def write_demo_report(folder: Path, *, done: bool) -> Path:
         f'<h1>Many instances, one learner</h1><p class="lead">{escape(lead)}</p></header>'
         f"{_figures(told) if told else ''}"
         f'<div class="charts">{_context_chart(context) if context else ""}</div>'
-        f'<div class="boxes">{_table(told) + _left_out(folder, told) if told else ""}{_links(folder)}</div>'
+        f'<div class="boxes">{_table(told) + _left_out(told) if told else ""}{_links(folder)}</div>'
         f"<footer>Made from {CONTEXT} and {NIGHT}/{RESULTS} in the folder of this page.</footer>"
     )
     return write_page(folder / "index.html", "Demonstration · Fifteen", body)
@@ -245,14 +239,11 @@ def _table(told: Mapping[str, Any]) -> str:
     )
 
 
-def _left_out(folder: Path, told: Mapping[str, Any]) -> str:
+def _left_out(told: Mapping[str, Any]) -> str:
     """Of the day's instances, those whose learning is not in the one learner; empty where there is none."""
-    ended = [one for one in read_plan(folder / DAY)["instances"] if one["ended"] != "finished"]
-    found = {one["name"]: f"{one['ended']}: {one['reason']}" for one in ended}
-    found |= {Path(run).name: why for run, why in told["left_out"]}
-    if not found:
+    if not told["left_out"]:
         return ""
-    items = "".join(f"<li>{escape(name)}: {escape(why)}</li>" for name, why in found.items())
+    items = "".join(f"<li>{escape(Path(run).name)}: {escape(why)}</li>" for run, why in told["left_out"])
     return f'<section class="box"><h2>Left out</h2><ul class="plain">{items}</ul></section>'
 
 

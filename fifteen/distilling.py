@@ -387,7 +387,7 @@ def picked(
 ) -> dict[int, np.ndarray]:
     """What the update number `step` learns from: of some lessons, by number, which sequences, int32[config.batch].
 
-    available: how many sequences each lesson has. rehearsed: which ones the parent teaches; of these
+    available: how many sequences each lesson has. rehearsed: which ones no instance of the day teaches; of these
     `config.rehearsed` are drawn, of the others all. It depends on seed and step alone, so that a night which goes on
     needs no generator's state.
     """

@@ -37,6 +37,12 @@ class NightError(RunError):
     """A night that comes to nothing: nobody, nothing lived, or a sleeper that went wrong. The parent stays as it is."""
 
 
+def check_count(name: str, value: Any) -> None:
+    """Raises RunError unless the argument of this name is an integer that is not negative."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 0:
+        raise RunError(f"{name} must be an integer >= 0, got {value!r}")
+
+
 def check_positive(name: str, value: Any) -> None:
     """Raises RunError unless the argument of this name is a positive integer."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:

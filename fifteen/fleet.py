@@ -257,9 +257,11 @@ class _Notes:
 def _together(folder: Path, notes: _Notes, config: FleetConfig) -> bool:
     """The round in this process, until all have ended; or True where it was interrupted."""
     deadline = config.deadline_s or float("inf")
-    tasks = [
-        Task(n, notes.plan["assignments"][n], folder / notes.plan["instances"][n]["name"]) for n in _open(notes.plan)
-    ]
+    tasks = []
+    for n, (assignment, instance) in enumerate(zip(notes.plan["assignments"], notes.plan["instances"], strict=True)):
+        run, has_ended = folder / instance["name"], instance["ended"] is not None
+        if not has_ended or (run / "config.json").is_file():
+            tasks.append(Task(n, assignment, run, has_ended))
     with interruptible() as interrupted:
 
         def stop() -> bool:

@@ -34,6 +34,7 @@ class Task(NamedTuple):
     number: int  # of the assignment
     assignment: dict[str, Any]
     run: Path
+    ended: bool = False  # it is there only so that the others are as many as they were: see `crew.Crew.act`
 
 
 class NeedsProcess(Exception):
@@ -65,6 +66,7 @@ class Member:
             provenance=json.loads(json.dumps(born.provenance)),
         )
         self.inherited = born.statistics
+        self._worked = self.learner.provenance.get("worked", [])
         self.config, self.work = born.config, born.work_config
         self.acting = born.state.weights  # float32[P], of one block ago
         self.layout = Layout(self.config.slots, 1, self.desk.bins, (0,), (-1,), (self.desk.ordered,))
@@ -77,7 +79,7 @@ class Member:
         self.losses: dict[str, float] = {}
         self.faults: dict[str, int] = {}
         self.notes: list[str] = []
-        self.reason: str | None = None
+        self.reason: str | None = "ended" if task.ended else None
         self.saved: dict[str, np.ndarray] | None = None  # where it stood, if it goes on
 
     @property
@@ -161,7 +163,8 @@ class Member:
         """As the folder of a run of `work`; its updates must be finished. stands: its life and its job's state."""
         if self.reason == "steps":
             told = {"job": self.stream.job_id, "steps": self.recorder.step, "learn": self.assignment["learn"]}
-            self.learner.provenance.setdefault("worked", []).append({**told, "reason": self.reason})
+            # Not added to: who was killed after this save, and before the fleet took note of it, saves again.
+            self.learner.provenance["worked"] = [*self._worked, {**told, "reason": self.reason}]
         index = self.experience.save(self.task.run / "experience")
         log = {f"log/{name}": array for name, array in self.recorder.arrays().items()}
         manifest = self.learner.manifest() | {

@@ -17,12 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fifteen import crew
-from fifteen.errors import FifteenError, JobError, RunError
+from fifteen.checkpoint import SAVE_EVERY_S
+from fifteen.errors import FifteenError, JobError, RunError, SpaceError
 from fifteen.fleet_member import Member, NeedsProcess, Task
 from fifteen.jobs.native import no_state, state_of
 from fifteen.learner import load
-
-SAVE_EVERY_S = 20.0
 
 
 class Board(Protocol):
@@ -38,36 +37,40 @@ class Board(Protocol):
 def work_together(tasks: Sequence[Task], parent: Path, board: Board, stop: Callable[[], bool], workers: int) -> None:
     """Let all of them work until they have finished, or `stop` says so: then they are saved.
 
-    parent: the folder of what they begin as. workers: threads that learn. A job that cannot be opened, and an instance
-    whose numbers are not finite, fails by name and harms no other. Raises RunError, before anything has begun, that
-    names the assignments that need a process of their own.
+    tasks: of all who took part so far, also of those who have ended: products of matrices round otherwise where there
+    are more or fewer of them. parent: the folder of what they begin as. workers: threads that learn. A job that cannot
+    be opened, and an instance whose numbers are not finite, fails by name and harms no other. Raises RunError, before
+    anything has begun, that names the assignments that need a process of their own.
     """
     born = load(parent)
     with ExitStack() as stack:
         members: list[Member] = []
-        broken: list[tuple[int, JobError]] = []
+        broken: list[tuple[Task, FifteenError]] = []
         refused = []
         for task in tasks:
             try:
                 members.append(Member(task, born))
-            except JobError as error:
-                broken.append((task.number, error))
+            except (JobError, SpaceError) as error:
+                broken.append((task, error))
             except NeedsProcess as error:
                 refused.append(str(error))
         if refused:
             raise RunError(f"these cannot work in one process, give transport='processes': {'; '.join(refused)}")
-        for number, error in broken:
-            board.ended(number, "failed", f"JobError: {error}")
+        for task, error in broken:
+            if not task.ended:
+                board.ended(task.number, "failed", f"{type(error).__name__}: {error}")
         pool = stack.enter_context(ThreadPoolExecutor(workers, "fifteen-update"))
         ready: dict[str, list[Member]] = {}
         for member in members:
             try:
                 member.open(stack)
-            except FifteenError as error:
-                board.ended(member.task.number, "failed", f"{type(error).__name__}: {error}")
+            except (FifteenError, OSError) as error:
+                if not member.task.ended:
+                    board.ended(member.task.number, "failed", f"{type(error).__name__}: {error}")
                 continue
             ready.setdefault(member.task.assignment["learn"], []).append(member)
-            board.begun(member.task.number)
+            if not member.task.ended:
+                board.begun(member.task.number)
         shifts = [_Shift(ones, board, pool) for ones in ready.values()]
         while any(shift.open for shift in shifts) and not stop():
             for shift in shifts:
@@ -103,6 +106,8 @@ class _Shift:
                 self._lives = jax.tree.map(lambda all, mine, n=n: all.at[n].set(mine), self._lives, own)
                 states[n] = state_of(saved, states[n], one.stream.job_id)
             one.saved = None
+        gone = jnp.array([one.reason is not None for one in self.members])
+        self._lives = self._lives._replace(over=self._lives.over | gone)
         self._states = crew.stacked(self._crew.kinds, states)
         self._weights = self._stacked() if self._learns else first.acting[None]  # who does not learn is as the parent
         self._total = jnp.array([one.assignment["steps"] for one in self.members], jnp.int32)

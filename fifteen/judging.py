@@ -7,6 +7,7 @@ nothing. Attempts of one lifetime are treated as independent, though the memory 
 """
 
 import json
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -137,13 +138,14 @@ def judge(
     attempts: Attempts,
     *,
     parent: Learner | None = None,
+    stopped: threading.Event | None = None,
     callback: Callable[[int, int], Any] | None = None,
 ) -> list[Judged]:
     """Attempts at every job of a night; written to folder/night.json one by one.
 
     parent: before the night; by default what the instances' weights say it was. callback(done, all). A job that
-    cannot be opened or attempted is named. Raises KeyboardInterrupt where Ctrl-C or SIGTERM end it, with what was
-    attempted kept, and CheckpointError where nothing can be written.
+    cannot be opened or attempted is named. Raises KeyboardInterrupt where Ctrl-C, SIGTERM or, for a caller who catches
+    these itself, `stopped` end it, with what was attempted kept, and CheckpointError where nothing can be written.
     """
     began = parent or began_as(load(night.took_part[0]))
     told, every = [], [(case, who) for case in cases for who in WHO if who != "day" or case.run is not None]
@@ -152,6 +154,8 @@ def judge(
         for who in WHO if attempts.episodes else ():
             if (who == "day" and case.run is None) or judged.missing:
                 continue
+            if stopped is not None and stopped.is_set():
+                raise KeyboardInterrupt
             learner = {"before": lambda: began, "day": lambda case=case: load(case.run), "night": lambda: night.learner}
             try:
                 judged = Judged(case, {**judged.returns, who: attempts(case, learner[who]())}, "")

@@ -14,7 +14,7 @@ from rich.table import Table
 from fifteen.checkpoint import MANIFEST, FolderLock
 from fifteen.commands import Sleep
 from fifteen.config import SleepConfig
-from fifteen.errors import NightError, RunError
+from fifteen.errors import NightError, RunError, check_count
 from fifteen.fleet import PLAN as FLEET
 from fifteen.fleet import ended
 from fifteen.folders import refuse_others
@@ -63,6 +63,7 @@ def run_sleep(command: Sleep, parent: Learner | None, folder: Path, console: Con
     """folder: where the learner is saved."""
     if not command.runs:
         raise RunError("no run given. Name the folders of a day's runs: fifteen sleep runs/a runs/b")
+    check_count("--episodes", command.episodes)
     runs, absent = _runs(command.runs)
     with ExitStack() as stack:
         stack.enter_context(FolderLock(folder))
@@ -89,8 +90,11 @@ def run_sleep(command: Sleep, parent: Learner | None, folder: Path, console: Con
                     attempts=command.episodes,
                     callback=tell,
                 )
-            except KeyboardInterrupt:  # in the parent's practice
-                return _say_interrupted(folder, console)
+            except KeyboardInterrupt:
+                console.print(
+                    "interrupted before the night began: the same command tries the jobs again", soft_wrap=True
+                )
+                return 130
         slept = dataclasses.replace(slept, left_out=(*absent, *slept.left_out))
         for run, reason in slept.left_out:
             console.print(f"left out: {run}: {reason}", style="yellow", highlight=False, soft_wrap=True)
@@ -121,7 +125,7 @@ def _runs(given: Sequence[Path]) -> tuple[list[Path], list[tuple[str, str]]]:
         runs += told.took_part
         absent += [(str(place / one.instance), f"{one.ended}: {one.reason}") for one in told.left_out]
     if not runs:
-        raise NightError(f"nobody finished: {'; '.join(f'{place}: {why}' for place, why in absent)}")
+        raise NightError(f"no instance finished its day: {'; '.join(f'{place}: {why}' for place, why in absent)}")
     return runs, absent
 
 

@@ -63,7 +63,7 @@ def write_night_report(folder: Path) -> Path:
         raise RunError(f"{folder} is not the folder of a night: its {RESULTS} cannot be read ({error})") from error
     night, jobs = told["night"], told["jobs"]
     kept = [job for job in jobs if job["kept"]]
-    by_day = sum(not job["older"] for job in jobs)
+    by_day = len(told["took_part"])
     lead = f"It took {duration(night['seconds'])}"
     lead += (
         ": they were merged by their weights alone, and nothing that they lived was read. "

@@ -17,11 +17,12 @@ import numpy as np
 from fifteen import checkpoint
 from fifteen.checkpoint import MANIFEST, atomic_write
 from fifteen.config import SleepConfig
-from fifteen.errors import CheckpointError, FifteenError, NightError, NoRoomError, RunError, StoreError
+from fifteen.errors import CheckpointError, FifteenError, NightError, NoRoomError, RunError, StoreError, check_count
 from fifteen.evaluating import ROWS, Practice, evaluate, practise
 from fifteen.experience import latest_memory
 from fifteen.gains import gained, late
 from fifteen.instance import Statistics
+from fifteen.jobs.protocol import checked_seed
 from fifteen.learner import Learner, learner_folder, load
 from fifteen.lessons import holds_night
 from fifteen.lived import LENGTHS, FirstDays, Lived, Teacher, bounds
@@ -33,7 +34,7 @@ from fifteen.updating import Batch
 
 SCHOOL = "school"  # in the folder of a store: learners as they left school, by their senses
 
-LEFT_OUT = "left_out.json"  # in the folder of a night: number of the run that does not take part, null: the store; why
+LEFT_OUT = "left_out.json"  # in the folder of a night: the runs, who of them takes no part, and why
 
 TAKEN_UP = 4  # times as many older jobs as an update rehearses are taken up in a night, see `night`
 
@@ -88,16 +89,19 @@ def night(
     What the store holds of a job and is not what it was is set aside, and told among what is left out.
 
     seed: what is drawn depends on it and on how many nights the parent has had, so that no two are alike.
-    run, stopped, callback: as for `sleep`, and callback before each job that the parent tries, too, where a true answer
-    ends it with a KeyboardInterrupt; a night that goes on does so with the lessons and runs that it began with. Raises
-    NightError where no run is left, what `sleep` raises, StoreError or CheckpointError where the store has no room,
-    and CheckpointError where the learner as it left school, who teaches an older job, or what was practised of it,
-    cannot be read.
+    run, stopped, callback: as for `sleep`, and callback before each job that the parent tries, too; a night that goes
+    on does so with the lessons and runs that it began with. Raises KeyboardInterrupt where a true answer of callback,
+    `stopped` or Ctrl-C end what the parent tries, before the night; NightError where no run is left, what `sleep`
+    raises, StoreError or CheckpointError where the store has no room, and CheckpointError where the learner as it left
+    school, who teaches an older job, or what was practised of it, cannot be read; JobError for a seed and RunError for
+    attempts that are no such numbers.
     """
+    seed = checked_seed(seed)
+    check_count("attempts", attempts)
     folder, places = None if run is None else Path(run), [str(Path(run)) for run in runs]
     goes_on = folder is not None and holds_night(folder)
     day: dict[str, tuple[Learner, str]] = {}
-    left_out = _left_out(folder, places, store) if folder is not None and goes_on and store is not None else []
+    left_out = _left_out(folder, places) if folder is not None and goes_on else []
     like, origin = parent, None if parent is None else parent.state.weights
     for place in places:
         if any(place == name for name, _ in left_out):
@@ -141,8 +145,7 @@ def night(
                 left_out.append((place, f"nothing that the store holds of {job!r} can be read"))
             _check_anybody(day, left_out)
             if folder is not None:
-                numbers = {place: number for number, place in enumerate(places)}
-                told = [(numbers.get(place), why) for place, why in left_out]
+                told = {"runs": places, "left_out": left_out}
                 atomic_write(folder / LEFT_OUT, json.dumps(told, indent=1).encode())
     learner = sleep(
         [instance for instance, _ in day.values()],
@@ -159,6 +162,7 @@ def night(
     )
     told = learner.provenance["slept"][-1]
     lived, rehearsed = tuple(job for _, job in day.values()), told.get("older", ())
+    taught = {*told["jobs"]} - {*rehearsed}
     stored = [] if store is None else [record.id for record in store.jobs() if not record.foreign]
     awake = {*lived, *rehearsed}
     return Night(
@@ -167,24 +171,30 @@ def night(
         tuple(left_out),
         lived,
         tuple(job for job in rehearsed if job not in lived),
-        tuple(job for job in rehearsed if job in lived),
+        () if store is None else tuple(job for job in dict.fromkeys(lived) if job not in taught),
         tuple(job for job in stored if job not in awake),
         told.get("steps_done") != told.get("steps"),
     )
 
 
-def _left_out(folder: Path, places: Sequence[str], store: Store) -> list[tuple[str, str]]:
-    """What took no part when the night in a folder was begun: run, or folder of the store, and reason."""
+def _left_out(folder: Path, places: Sequence[str]) -> list[tuple[str, str]]:
+    """What took no part when the night in a folder was begun: run, or folder of the store, and reason.
+
+    places: the runs now, which may have moved since.
+    """
     try:
-        told: list[tuple[int | None, str]] = json.loads((folder / LEFT_OUT).read_text(encoding="utf-8"))
+        told = json.loads((folder / LEFT_OUT).read_text(encoding="utf-8"))
+        # As many as then are the same ones; of fewer each has the name that it had.
+        now: dict[str, str] = {}
+        if len(told["runs"]) == len(places):
+            now = dict(zip(told["runs"], places, strict=True))
+        return [(now[place] if place in now else place, why) for place, why in told["left_out"]]
     except FileNotFoundError:  # of before it was written down
         return []
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{folder / LEFT_OUT} cannot be read ({error}): restore it, or give another folder"
         ) from error
-    known = ((number, why) for number, why in told if number is None or number < len(places))
-    return [(str(store.folder) if number is None else places[number], why) for number, why in known]
 
 
 def _check_anybody(day: Mapping[str, Any], left_out: Sequence[tuple[str, str]]) -> None:

@@ -27,12 +27,13 @@ import numpy as np
 from jax import Array
 
 from fifteen import lessons as desk
-from fifteen.checkpoint import FolderLock
+from fifteen.checkpoint import SAVE_EVERY_S, FolderLock
 from fifteen.config import SleepConfig
 from fifteen.distilling import Study, begin, drawn, gradient, learn, picked
 from fifteen.errors import NightError, RunError
 from fifteen.instance import new_statistics
 from fifteen.interrupting import interruptible
+from fifteen.jobs.protocol import checked_seed
 from fifteen.learner import Learner
 from fifteen.lessons import Begun, Lesson
 from fifteen.lived import FirstDays, Lived
@@ -42,7 +43,6 @@ from fifteen.rehearsing import School, Schoolwork, families_of, fits, school_gra
 from fifteen.rehearsing import picked as picked_of_school
 from fifteen.updating import LearnerState, optimiser
 
-SAVE_EVERY_S = 20.0
 _REPORTS = 100  # calls of the callback in a night
 _SCHOOL = "school"  # its name among those of jobs
 
@@ -112,7 +112,7 @@ def sleep(
     where an instance lived nothing, or with `older` where nobody lived anything and nothing is older, and where the
     sleeper's weights come to be not finite; CheckpointError where `run` holds another night or cannot be written.
     """
-    config = config or SleepConfig()
+    config, seed = config or SleepConfig(), checked_seed(seed)
     origin = _origin(instances, parent)
     began = time.monotonic()
     if weights_only:

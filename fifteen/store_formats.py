@@ -66,10 +66,11 @@ def export_parquet(store: Store, path: str | Path) -> int:
                     rows += n
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise StoreError(
             f"cannot write {path}: {error.strerror or error}; make room, or choose another path"
         ) from error
+    finally:
+        partial.unlink(missing_ok=True)
     return rows
 
 

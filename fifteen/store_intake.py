@@ -177,9 +177,11 @@ def _opened(
         stream = open_job(job, kwargs=settings["kwargs"], step_limit=settings["step_limit"])
     except JobError as error:
         raise StoreError(f"{run}: its job {id!r} cannot be opened: {error}; or leave the run out") from error
-    found = {"observation": str(stream.observation_space), "action": str(stream.action_space)}
-    row = _job_row(id, stream.observation_space, stream.action_space, mind)
-    stream.close()
+    try:
+        found = {"observation": str(stream.observation_space), "action": str(stream.action_space)}
+        row = _job_row(id, stream.observation_space, stream.action_space, mind)
+    finally:
+        stream.close()
     if found != spaces:
         raise StoreError(
             f"{run}: its job {id!r} has the spaces {found} now, the run was lived with {spaces}: leave it out"
@@ -239,8 +241,11 @@ def read_log(
             f"{id}: rewards {rewards.shape}, terminated {terminated.shape}, truncated {truncated.shape}: expected one "
             "number of each for every step, and at least one step"
         )
-    if not (np.abs(rewards) <= LARGEST_REWARD).all():
-        raise StoreError(f"{id}: reward {np.flatnonzero(~(np.abs(rewards) <= LARGEST_REWARD))[0]} is not finite")
+    if len(wrong := np.flatnonzero(~(np.abs(rewards) <= LARGEST_REWARD))):
+        raise StoreError(
+            f"{id}: the reward of step {wrong[0]}, from 0, is {rewards[wrong[0]]}, expected a number within "
+            f"+-{LARGEST_REWARD:g}: mend the log or leave it out"
+        )
     ended = terminated | truncated
     lasts = np.flatnonzero(ended if ended[-1] else np.append(ended[:-1], True))  # the last step of each attempt
     observations = _items(observation_space, log.observations, n + len(lasts), f"{id}: the observations")
@@ -369,7 +374,10 @@ def _numbers(space: gym.Space, actions: list[Any], mind: MindConfig, where: str)
         return np.concatenate(parts, axis=1)
     values = np.stack([np.asarray(action) for action in actions]).reshape(len(actions), -1)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise StoreError(f"{where}: action {np.flatnonzero(~np.isfinite(values).all(axis=1))[0]} is not finite")
+        at = np.flatnonzero(~np.isfinite(values).all(axis=1))[0]
+        raise StoreError(
+            f"{where}: the action of step {at}, from 0, is {values[at]}, not finite: mend the log or leave it out"
+        )
     if isinstance(space, gs.Box):
         if not all(bound.all() for bound in declared(space)):
             raise StoreError(f"{where}: actions of {space}, which has no bounds, cannot be told in bins; rescale them")
@@ -385,5 +393,6 @@ def _numbers(space: gym.Space, actions: list[Any], mind: MindConfig, where: str)
     numbers = values.astype(np.int64) - np.asarray(start, np.int64).reshape(-1)
     wrong = ((numbers < 0) | (numbers >= counts)).any(axis=1) | (values != values.astype(np.int64)).any(axis=1)
     if wrong.any():
-        raise StoreError(f"{where}: action {np.flatnonzero(wrong)[0]} is outside {space}")
+        at = np.flatnonzero(wrong)[0]
+        raise StoreError(f"{where}: the action of step {at}, from 0, is {values[at]}, outside {space}: mend the log")
     return numbers

@@ -22,7 +22,7 @@ class TerminalSink(Sink):
     """A live view where there is a terminal; elsewhere plain lines, at most one every 5 s."""
 
     def __init__(self, console: Console | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._console = console or Console()
+        self._console = console or Console(markup=False)
         self._clock = clock
         self._live: Live | None = None
         self._every_s = 0.25 if self._console.is_terminal else 5.0

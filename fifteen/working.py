@@ -15,6 +15,7 @@ from typing import Any, final
 import numpy as np
 
 from fifteen import checkpoint
+from fifteen.checkpoint import SAVE_EVERY_S
 from fifteen.config import Learn
 from fifteen.errors import CheckpointError, RunError, check_positive
 from fifteen.experience import Experience
@@ -28,8 +29,6 @@ from fifteen.log import JsonlSink, Progress, Sink, WorkLog
 from fifteen.provenance import commit, device, versions
 from fifteen.recorder import Recorder
 from fifteen.worker import Worker
-
-SAVE_EVERY_S = 20.0  # so that a kill loses less than 30 s, the saving itself included
 
 Callback = Callable[[Progress], bool | None]
 

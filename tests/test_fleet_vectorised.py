@@ -112,6 +112,39 @@ def test_interrupted_it_goes_on_exactly_and_compiles_nothing_again(worked, tmp_p
     assert crew.Crew.act._cache_size() == compiled  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def test_it_goes_on_exactly_where_some_have_ended_before(tmp_path, monkeypatch):
+    day = [Assignment(JOBS[2], 200 if seed == 0 else 40, seed=seed) for seed in range(4)]
+    whole = deploy(born(), [*day, Assignment("nonsense/nowhere-v0", 9)], tmp_path / "whole", config=HERE)
+    crews = []
+
+    def counted(self, *arguments, act=crew.Crew.act):
+        crews.append(len(self.desks))
+        return act(self, *arguments)
+
+    def stop(event):
+        if event.what == "finished" and event.instance.startswith("4"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(crew.Crew, "act", counted)
+    again = [*day, Assignment("nonsense/nowhere-v0", 9)]
+    assert deploy(born(), again, tmp_path / "broken", config=HERE, callback=stop).interrupted
+    plan = json.loads((tmp_path / "broken" / "fleet.json").read_text())
+    plan["instances"][1]["ended"] = None  # killed before the plan said so
+    (tmp_path / "broken" / "fleet.json").write_text(json.dumps(plan))
+    told = []
+    second = go_on(tmp_path / "broken", callback=told.append)
+    assert [(event.instance[0], event.what) for event in told] == [
+        *(("1", "begun"), ("2", "begun")),
+        *(("2", "finished"), ("1", "finished")),
+    ]
+    assert [(one.ended, one.steps) for one in second.records] == [(one.ended, one.steps) for one in whole.records]
+    assert set(crews) == {4}  # of another number the products would round otherwise
+    for run, other in zip(second.took_part, whole.took_part, strict=True):
+        assert (rows(run)[1] == rows(other)[1]).all()
+        worked = [fifteen.load(one).provenance["worked"] for one in (run, other)]
+        assert worked[0] == worked[1] and len(worked[0]) == 1
+
+
 def test_one_that_is_not_finite_harms_no_other(worked, tmp_path, monkeypatch):
     def spoiled(self, *lesson, run=fleet_vectorised._Shift._run):
         state, losses = run(self, *lesson)

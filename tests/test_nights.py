@@ -20,7 +20,8 @@ import fifteen
 from fifteen import checkpoint, judging, night_command, nights
 from fifteen.cli import main
 from fifteen.config import SleepConfig
-from fifteen.errors import CheckpointError, JobError, NightError, RunError
+from fifteen.days import live
+from fifteen.errors import CheckpointError, FifteenError, JobError, NightError, RunError
 from fifteen.evaluating import LIFETIMES, ROWS, Evaluation, practise
 from fifteen.experience import latest_memory
 from fifteen.gains import fell, gained, mean, share_kept
@@ -146,6 +147,8 @@ def test_a_night_that_goes_on_leaves_out_whom_it_left_out(runs, tmp_path):
         assert (done.jobs, done.took_part, done.interrupted) == (JOBS[1:], (str(moved / "1"),), False)
         assert [why for _, why in done.left_out] == [why for _, why in began.left_out]
         assert str(moved / "0") in dict(done.left_out)
+        alone = night(runs[1:], store, config=short, run=folder)  # nor need it be given again
+        assert alone.took_part == (str(runs[1]),) and alone.left_out == began.left_out
         (folder / "left_out.json").write_text("{")
         with pytest.raises(CheckpointError, match="left_out.json cannot be read"):
             night(runs, store, config=short, run=folder)
@@ -430,6 +433,32 @@ def test_who_was_killed_at_work_is_read_as_it_worked(tmp_path, monkeypatch):
     monkeypatch.setattr(nights, "sleep", asleep)
     with Store(tmp_path / "store") as store, pytest.raises(RunError, match=r"\[True\]"):
         night([run], store)
+
+
+def test_a_job_that_nobody_taught_is_named_though_nothing_of_it_can_be_read(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(nights, "_tried", lambda *_: {str(run): (run != runs[0], None) for run in runs})
+    with Store(tmp_path / "store") as store:
+        for run in runs:
+            store.add_run(run)
+        for segment in store.segments(JOBS[0]):
+            (tmp_path / "store" / "segments" / segment.file).write_bytes(b"")
+        assert night(runs, store, config=SleepConfig(steps=1), attempts=2).untaught == (JOBS[0],)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda: night([], None, seed=-5), "seed must be an integer from 0"),
+        (lambda: fifteen.sleep([], seed=-5), "seed must be an integer from 0"),
+        (lambda: night([], None, attempts=-1), "attempts must be an integer >= 0, got -1"),
+        (lambda: live(fifteen.new("debug"), [], "nowhere", seed=-5), "seed must be an integer from 0"),
+        (lambda: live(fifteen.new("debug"), [], "nowhere", episodes=-1), "episodes must be an integer >= 0, got -1"),
+        (lambda: SleepConfig(steady_learning_rate=0.0), "steady_learning_rate of a night must be above 0"),
+    ],
+)
+def test_what_is_no_setting_is_refused_before_anything_is_done(wrong, says):
+    with pytest.raises(FifteenError, match=says):
+        wrong()
 
 
 def test_the_parents_practice_is_told_and_can_be_stopped(runs, tmp_path):
