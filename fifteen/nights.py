@@ -100,25 +100,8 @@ def night(
     check_count("attempts", attempts)
     folder, places = None if run is None else Path(run), [str(Path(run)) for run in runs]
     goes_on = folder is not None and holds_night(folder)
-    day: dict[str, tuple[Learner, str]] = {}
     left_out = _left_out(folder, places) if folder is not None and goes_on else []
-    like, origin = parent, None if parent is None else parent.state.weights
-    for place in places:
-        if any(place == name for name, _ in left_out):
-            continue
-        try:
-            instance = load(place)
-            if why := unfit(instance, like or instance, instance.state.anchor if origin is None else origin):
-                raise RunError(f"it {why}")
-            job = opening(Path(place))[0] or last_job(instance) if store is None else _taken(Path(place), store)
-        except FifteenError as error:
-            if no_room(error):
-                raise
-            left_out.append((place, str(error)))
-            continue
-        if origin is None:  # a run that is broken decides nobody's parent
-            like, origin = instance, instance.state.anchor
-        day[place] = (instance, job)
+    day = _read(places, left_out, parent, store)
     _check_anybody(day, left_out)
     older, school, practising = [], None, None
     config, first = config or SleepConfig(), next(iter(day.values()))[0]
@@ -195,6 +178,31 @@ def _left_out(folder: Path, places: Sequence[str]) -> list[tuple[str, str]]:
         raise CheckpointError(
             f"{folder / LEFT_OUT} cannot be read ({error}): restore it, or give another folder"
         ) from error
+
+
+def _read(
+    places: Sequence[str], left_out: list[tuple[str, str]], parent: Learner | None, store: Store | None
+) -> dict[str, tuple[Learner, str]]:
+    """By run, who takes part, and the job; the store has what they lived through. left_out: takes the others."""
+    day: dict[str, tuple[Learner, str]] = {}
+    like, origin, absent = parent, None if parent is None else parent.state.weights, dict(left_out)
+    for place in places:
+        if place in absent:
+            continue
+        try:
+            instance = load(place)
+            if why := unfit(instance, like or instance, instance.state.anchor if origin is None else origin):
+                raise RunError(f"it {why}")
+            job = opening(Path(place))[0] or last_job(instance) if store is None else _taken(Path(place), store)
+        except FifteenError as error:
+            if no_room(error):
+                raise
+            left_out.append((place, str(error)))
+            continue
+        if origin is None:  # a run that is broken decides nobody's parent
+            like, origin = instance, instance.state.anchor
+        day[place] = (instance, job)
+    return day
 
 
 def _check_anybody(day: Mapping[str, Any], left_out: Sequence[tuple[str, str]]) -> None:
