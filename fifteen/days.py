@@ -316,6 +316,8 @@ def run_live(command: "Live", parent: Learner, steps: int, folder: Path, console
     def told(day: int, event: Event | SleepProgress) -> None:
         if isinstance(event, Event):
             tell(event, f"day {day}: ")
+        elif event.trying is not None:
+            console.print(f"night {day}: before it the parent tries {event.trying}", highlight=False)
         elif event.practising:
             console.print(f"night {day}: {event.step:,} of {event.steps:,}; practising", highlight=False)
         elif event.step == event.steps or event.step % max(1, event.steps // 10) == 0:

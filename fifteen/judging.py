@@ -19,9 +19,10 @@ from fifteen.errors import FifteenError, JobError
 from fifteen.evaluating import evaluate
 from fifteen.gains import LEVEL, Estimate, fell, mean, share_kept
 from fifteen.learner import Learner, load
-from fifteen.nights import Night, opening
+from fifteen.nights import Night
 from fifteen.sleeping import began_as, fingerprint
 from fifteen.store import Store
+from fifteen.trying import opening
 
 RESULTS = "night.json"
 ATTEMPTS = "attempts.json"

@@ -33,12 +33,14 @@ NIGHT = "night"
 
 def sleep_view(console: Console, *, clock: Callable[[], float] = time.monotonic) -> PeriodicView[SleepProgress]:
     def urgent(told: SleepProgress) -> bool:
-        return told.step >= told.steps or told.practising
+        return told.step >= told.steps or told.practising or told.trying is not None
 
     return PeriodicView(console, sleep_table, sleep_line, urgent, clock=clock)
 
 
 def sleep_line(progress: SleepProgress) -> str:
+    if progress.trying is not None:
+        return _updates(progress)
     losses = ", ".join(f"{job} {number(loss)}" for job, loss in progress.losses.items())
     return f"{_updates(progress)}; distance to the teachers: {losses or 'not known yet'}"
 
@@ -54,6 +56,8 @@ def sleep_table(progress: SleepProgress) -> RenderableType:
 
 
 def _updates(progress: SleepProgress) -> str:
+    if progress.trying is not None:
+        return f"before the night the parent tries {progress.trying}"
     left = "" if progress.seconds_left is None else f", {duration(progress.seconds_left)} left"
     now = ", practising" if progress.practising else ""
     return f"{progress.step:,} of {progress.steps:,} updates{left}{now}"

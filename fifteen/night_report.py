@@ -29,9 +29,9 @@ _STYLE = (
 def append_history(folder: Path, progress: SleepProgress) -> None:
     """Add a line to folder/night.jsonl. A line of a step that comes again after a resume replaces the earlier one.
 
-    That the learner practises is none: a night that goes on there has learned from no lesson yet.
+    That the learner practises, or its parent, is none: a night that goes on there has learned from no lesson yet.
     """
-    if progress.practising:
+    if progress.practising or progress.trying is not None:
         return
     line = {"step": progress.step, "losses": progress.losses}
     # A full disk ends a night where it is saved, and is named there.

@@ -1,12 +1,10 @@
 """A night over folders: the runs of a day and the store of all days, one learner out of them."""
 
-import dataclasses
 import errno
 import json
 import sqlite3
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,29 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from fifteen import checkpoint
-from fifteen.checkpoint import MANIFEST, atomic_write
+from fifteen.checkpoint import atomic_write
 from fifteen.config import SleepConfig
-from fifteen.errors import CheckpointError, FifteenError, NightError, NoRoomError, RunError, StoreError, check_count
-from fifteen.evaluating import ROWS, Practice, evaluate, practise
-from fifteen.experience import latest_memory
-from fifteen.gains import gained, late
-from fifteen.instance import Statistics
+from fifteen.errors import CheckpointError, FifteenError, NightError, NoRoomError, RunError, check_count
 from fifteen.jobs.protocol import checked_seed
-from fifteen.learner import Learner, learner_folder, load
+from fifteen.learner import Learner, load
 from fifteen.lessons import holds_night
-from fifteen.lived import LENGTHS, FirstDays, Lived, Teacher, bounds
-from fifteen.rehearsing import senses
-from fifteen.report import read_record
-from fifteen.sleeping import Callback, SleepProgress, began_as, fingerprint, last_job, sleep, unfit
-from fifteen.store import JobRecord, Store
-from fifteen.updating import Batch
-
-SCHOOL = "school"  # in the folder of a store: learners as they left school, by their senses
+from fifteen.lived import LENGTHS
+from fifteen.remembering import kin_of, remembered, school_of
+from fifteen.sleeping import Callback, SleepProgress, began_as, last_job, sleep, unfit
+from fifteen.store import Store
+from fifteen.trying import opening, practices, tried
 
 LEFT_OUT = "left_out.json"  # in the folder of a night: the runs, who of them takes no part, and why
-
-TAKEN_UP = 4  # times as many older jobs as an update rehearses are taken up in a night, see `night`
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -109,27 +97,27 @@ def night(
     seed += len(provenance.get("slept", ())) + 1
     if store is not None:
         if attempts and first.work_config.steady:
-            practising = partial(_practices, day, store, seed)
+            practising = partial(practices, day, store, seed)
         best = parent or began_as(first)
-        kin = _kin(best)
-        school = _school(best, provenance, kin, store)
+        kin = kin_of(best)
+        school = school_of(best, provenance, kin, store)
         if not goes_on:
 
-            def tell() -> bool:
-                progress = SleepProgress(0, config.steps, {}, practising=True)
+            def tell(job: str) -> bool:
+                progress = SleepProgress(0, config.steps, {}, trying=job)
                 return (stopped is not None and stopped.is_set()) or bool(callback and callback(progress))
 
-            tried = _tried(day, best, attempts, seed, tell) if attempts else dict.fromkeys(day, (True, None))
+            found = tried(day, best, attempts, seed, tell)
             generator = np.random.default_rng([seed, 3])
-            older, broken = _remember(day, tried, best, kin, store, generator, config.rehearsed)
+            older, broken = remembered(day, found, best, kin, store, generator, config.rehearsed)
             left_out += [(str(store.folder), why) for why in broken]
-            for place in [place for place in day if tried[place][0] and not day[place][0].lived]:
+            for place in [place for place in day if found[place].better and not day[place][0].lived]:
                 _, job = day.pop(place)
                 left_out.append((place, f"nothing that the store holds of {job!r} can be read"))
             _check_anybody(day, left_out)
             if folder is not None:
-                told = {"runs": places, "left_out": left_out}
-                atomic_write(folder / LEFT_OUT, json.dumps(told, indent=1).encode())
+                noted = {"runs": places, "left_out": left_out}
+                atomic_write(folder / LEFT_OUT, json.dumps(noted, indent=1).encode())
     learner = sleep(
         [instance for instance, _ in day.values()],
         parent=parent,
@@ -222,207 +210,6 @@ def _taken(run: Path, store: Store) -> str:
     return added.job
 
 
-def _kin(parent: Learner) -> str | None:
-    """Tells the senses and the memory of a steady mind, which all that come from it share; None: they change."""
-    return fingerprint(senses(parent.state.weights, parent.config)) if parent.work_config.steady else None
-
-
-def _school(parent: Learner, provenance: Mapping[str, Any], kin: str | None, store: Store) -> Learner | None:
-    """The learner as it left school, which the store keeps from before its first night on; None where nobody knows.
-
-    provenance: the parent's, which only a run may tell. kin: see `_kin`; it comes from the same school.
-    """
-    if kin is None or not provenance.get("schooled"):
-        return None
-    folder = store.folder / SCHOOL / kin[:16]
-    kept = (folder / MANIFEST).is_file()
-    if not provenance.get("slept"):
-        told = {**provenance, "worked": []}
-        school = Learner(parent.config, parent.state, parent.statistics, work=parent.work_config, provenance=told)
-        if not kept:
-            school.save(folder)
-        return school
-    if not kept:
-        return None
-    try:
-        return load(folder)
-    except CheckpointError as error:
-        raise CheckpointError(
-            f"the learner as it left school, which {store.folder} keeps, cannot be read: {error}; or delete {folder}: "
-            "then the parent teaches school"
-        ) from error
-
-
-def opening(run: Path) -> tuple[str | None, Mapping[str, Any], int | None]:
-    """The job of a run, its kwargs and its step limit. None: nobody can open it by name."""
-    try:
-        settings = _settings(run)
-        return settings["job"], settings["kwargs"], settings["step_limit"]
-    except (OSError, ValueError, KeyError):  # weights alone came, not the folder of a run
-        return None, {}, None
-
-
-def _settings(run: Path) -> Mapping[str, Any]:
-    """What a run was begun with."""
-    return json.loads((run / "config.json").read_text(encoding="utf-8"))["settings"]
-
-
-def _at_work(run: Path) -> list[float]:
-    """Returns of a day's attempts in their order; none where nobody recorded them."""
-    try:
-        return read_record(run).returns.tolist()
-    except RunError:
-        return []
-
-
-def _tried(
-    day: Mapping[str, tuple[Learner, str]],
-    parent: Learner,
-    attempts: int,
-    seed: int,
-    stops: Callable[[], bool],
-) -> dict[str, tuple[bool, Practice | None]]:
-    """By run: whether its instance has something to teach, and what the parent does on its job.
-
-    True where that cannot be told, None where the parent cannot practise. Each job is tried once. stops: asked before
-    each job whether to end it, by a KeyboardInterrupt.
-    """
-    made: dict[str, tuple[Sequence[float], Practice | None]] = {}
-    tried = {}
-    for place in day:
-        job, kwargs, step_limit = opening(Path(place))
-        key = json.dumps([job, kwargs, step_limit], sort_keys=True)
-        if key not in made:
-            if stops():
-                raise KeyboardInterrupt
-            made[key] = ([], None) if job is None else _attempted(parent, job, attempts, seed, kwargs, step_limit)
-        theirs, practice = made[key]
-        tried[place] = gained(_at_work(Path(place)), theirs), practice
-    return tried
-
-
-def _practices(
-    day: Mapping[str, tuple[Learner, str]],
-    store: Store,
-    seed: int,
-    sleeper: Learner,
-    jobs: Sequence[str],
-    number: int,
-    stopped: threading.Event | None,
-) -> dict[str, FirstDays]:
-    """By job of the store, what a sleeper does on it, which the store keeps for nights to come.
-
-    All that the night has a lesson of: a job that nobody tries may be lost in a single night. See
-    `sleeping.Practising`.
-    """
-    openings = {id: opening(Path(place)) for place, (_, id) in day.items() if id in jobs}
-    records = {record.id: record for record in store.jobs()}
-    older = (record for id, record in records.items() if id in jobs and id not in openings)
-    openings |= {record.id: (record.job, record.kwargs, record.step_limit) for record in older}
-    at = int(np.random.default_rng([seed, 2, number]).integers(2**31))
-    done: dict[str, FirstDays] = {}
-    for id, (job, kwargs, step_limit) in openings.items():
-        if stopped is not None and stopped.is_set():
-            raise KeyboardInterrupt
-        if job is not None:
-            with suppress(FifteenError):  # it may be one that cannot be had several times, or no longer
-                days = practise(sleeper, job, attempts=0, seed=at, kwargs=kwargs, step_limit=step_limit).days
-                if days.layout == records[id].layout:
-                    done[id] = days
-    for id, days in done.items():
-        store.kept.keep_practice(id, days)
-    return done
-
-
-def _attempted(
-    parent: Learner, job: str, attempts: int, seed: int, kwargs: Mapping[str, Any], step_limit: int | None
-) -> tuple[Sequence[float], Practice | None]:
-    """Returns of late attempts of the parent at a job, and its practice; none where they cannot be made."""
-    # Other ones than those by which the night is judged.
-    how: dict[str, Any] = {"seed": int(np.random.SeedSequence((seed, 1)).generate_state(1)[0])}
-    how |= {"kwargs": kwargs, "step_limit": step_limit}
-    try:
-        practice = practise(parent, job, attempts=attempts, rows=ROWS if parent.work_config.steady else 0, **how)
-        return practice.attempts.late(attempts).tolist(), practice
-    except FifteenError:
-        pass  # it may be one that cannot be had several times
-    try:
-        found = evaluate(parent, job, episodes=attempts, **how)
-    except FifteenError:
-        return [], None
-    if len(found.returns) < attempts:  # only an interruption ends it earlier
-        raise KeyboardInterrupt
-    return found.late(attempts).tolist(), None
-
-
-def _remember(
-    day: Mapping[str, tuple[Learner, str]],
-    tried: Mapping[str, tuple[bool, Practice | None]],
-    parent: Learner,
-    kin: str | None,
-    store: Store,
-    generator: np.random.Generator,
-    rehearsed: int,
-) -> tuple[list[Lived], list[str]]:
-    """Give every instance that teaches what the store holds of its job, and what its parent did there.
-
-    kin: see `_kin`. rehearsed: older jobs in an update. Returns what no instance of the day teaches: of the day all, of
-    older jobs `TAKEN_UP` times as many; and what is wrong with segments of the store. Of several instances that teach
-    one job, the store keeps the one whose last attempts by day were best.
-    """
-    records, steady = {record.id: record for record in store.jobs()}, kin is not None
-    taught, broken = set(), []
-    best: dict[str, float] = {}  # by job: mean return of the last attempts of who is kept as its teacher
-    for place, (instance, job) in day.items():
-        better, practice = tried[place]
-        if not better:
-            continue
-        taught.add(job)
-        wipe = _settings(Path(place))["learn"] == "weights"
-        if (lived := _lived(store, records[job], wipe, steady, instance.statistics, broken)) is not None:
-            instance.lived[job] = lived
-            if kin is None:
-                continue
-            memory = _last_memory(Path(place))
-            came_to = float(np.mean(late(_at_work(Path(place))) or [-np.inf]))
-            if job not in best or came_to > best[job]:
-                best[job] = came_to
-                teacher = Teacher(instance.state.weights, memory, lived.statistics, wipe, first_day=False)
-                store.kept.keep_teacher(job, teacher, kin)
-            if practice is not None and practice.days.layout == lived.layout:
-                instance.lived[job] = dataclasses.replace(lived, practice=practice.days.batch(memory))
-    lived_by_day = {job for _, job in day.values()}
-    others = [record.id for record in records.values() if not (record.id in lived_by_day or record.foreign)]
-    due = lived_by_day - taught | {others[n] for n in generator.permutation(len(others))[: TAKEN_UP * rehearsed]}
-    older = []
-    for record in records.values():
-        if record.id not in due:
-            continue
-        teacher = _teacher(record.id, parent, kin, store)
-        if (lived := _lived(store, record, teacher.wipe, steady, teacher.statistics, broken)) is not None:
-            kept = store.kept.practice(record.id) if steady else None
-            practice = None if kept is None else kept.batch(teacher.memory)
-            older.append(dataclasses.replace(lived, teacher=teacher, practice=practice))
-    return older, broken
-
-
-def _teacher(job: str, parent: Learner, kin: str | None, store: Store) -> Teacher:
-    """Who taught a job when it was lived last; where the store has nobody of this kin, the parent from now on."""
-    if kin is not None and (known := store.kept.teacher(job, kin)) is not None:
-        return known
-    empty = np.zeros(parent.config.memory_size, np.float32)
-    teacher = Teacher(parent.state.weights, empty, store.statistics(job), wipe=False, first_day=True)
-    if kin is not None:
-        store.kept.keep_teacher(job, teacher, kin)
-    return teacher
-
-
-def _last_memory(run: Path) -> np.ndarray:
-    """What the instance of a run remembered before its last stride, float32[memory]."""
-    _, manifest = checkpoint.read(learner_folder(run))
-    return latest_memory(run / "experience", manifest["experience"])
-
-
 def no_room(error: FifteenError) -> bool:
     """The fault is the store's or its disk's, not the run's."""
     cause = error.__cause__
@@ -430,35 +217,4 @@ def no_room(error: FifteenError) -> bool:
         isinstance(error, NoRoomError)
         or isinstance(cause, sqlite3.DatabaseError)
         or (isinstance(cause, OSError) and cause.errno in _FULL)
-    )
-
-
-def _lived(
-    store: Store, record: JobRecord, wipe: bool, steady: bool, statistics: Statistics, broken: list[str]
-) -> Lived | None:
-    """Sequences of a job, spread over all that is held of it; None where there is no long enough one.
-
-    wipe, statistics: of who will teach it. broken: takes what is wrong with the job's segments, which are set aside.
-    """
-    rows: dict[str, Any]
-    memory: Any
-    while True:
-        sizes = bounds(partial(store.available, record.id), steady)
-        if sizes is None:
-            return None
-        try:
-            rows, memory = store.sample(None, record.id, *sizes)
-            break
-        except StoreError:
-            wrong = store.verify(record.id)
-            if not wrong:
-                raise
-            broken += wrong
-    return Lived(
-        record.id,
-        record.layout,
-        record.continuous,
-        wipe,
-        statistics,
-        Batch(rows["frame"], rows.get("image"), rows["decision"], memory),
     )

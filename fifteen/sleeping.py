@@ -56,6 +56,7 @@ class SleepProgress(NamedTuple):
     losses: dict[str, float]
     seconds_left: float | None = None  # None: not known yet
     practising: bool = False  # the sleeper now tries what it learned; updates go on afterwards
+    trying: str | None = None  # the job that the parent now tries, before the night
 
 
 Callback = Callable[[SleepProgress], Any]

@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 import fifteen
-from fifteen import checkpoint, judging, night_command, nights
+from fifteen import checkpoint, judging, night_command, nights, remembering, trying
 from fifteen.cli import main
 from fifteen.config import SleepConfig
 from fifteen.days import live
@@ -27,9 +27,10 @@ from fifteen.experience import latest_memory
 from fifteen.gains import fell, gained, mean, share_kept
 from fifteen.judging import Attempts, Case, cases, judge
 from fifteen.night_report import append_history, name, read_history, shown, write_night_report
-from fifteen.nights import night, opening
+from fifteen.nights import night
 from fifteen.sleeping import SleepProgress
 from fifteen.store import Added, Store
+from fifteen.trying import Tried, opening
 
 JOBS = ("probe/policy-v0", "probe/action-v0")
 NIGHT = SleepConfig(steps=100)
@@ -55,7 +56,7 @@ def brief(monkeypatch):
     def practised(learner, job, **how):
         return practise(learner, job, **how | {"rows": 128})
 
-    monkeypatch.setattr(nights, "practise", practised)
+    monkeypatch.setattr(trying, "practise", practised)
 
 
 def test_one_day_after_another(runs, tmp_path):
@@ -212,8 +213,8 @@ def test_where_an_instance_is_no_better_the_parent_teaches(runs, tmp_path, monke
         made = Evaluation(np.ones(10), np.ones(10, np.int64), np.zeros(10, np.int64))
         return dataclasses.replace(practise(learner, job, attempts=1, seed=seed), attempts=made)
 
-    monkeypatch.setattr(nights, "practise", perfect)
-    monkeypatch.setattr(nights, "evaluate", refuse)
+    monkeypatch.setattr(trying, "practise", perfect)
+    monkeypatch.setattr(trying, "evaluate", refuse)
     with Store(tmp_path / "store") as store:
         told = night(runs, store, config=NIGHT, attempts=10)
     assert tuple(tried) == told.jobs == JOBS and told.untaught == (JOBS[0],) and told.older == ()
@@ -241,7 +242,7 @@ def test_a_steady_instance_says_what_it_would_do_where_its_parent_practised(tmp_
         done = night([run], store, config=short, run=folder, attempts=4).learner
         assert (np.array(done.state.weights) == np.array(whole.state.weights)).all()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(nights, "_practices", lambda *_: {})
+            patch.setattr(nights, "practices", lambda *_: {})
             once = night([run], store, config=short, attempts=4).learner
         assert not (np.array(once.state.weights) == np.array(whole.state.weights)).all()
         slept = night([run], store, config=NIGHT, attempts=4).learner
@@ -255,7 +256,7 @@ def test_older_jobs_are_practised_and_what_was_practised_is_rehearsed_with_them(
         asked.append((job, attempts))
         return practise(learner, job, attempts=attempts, **how | {"rows": 128})
 
-    monkeypatch.setattr(nights, "practise", noted)
+    monkeypatch.setattr(trying, "practise", noted)
     with Store(tmp_path / "store") as store:
         for number, job in enumerate(JOBS):
             run = tmp_path / str(number)
@@ -265,7 +266,7 @@ def test_older_jobs_are_practised_and_what_was_practised_is_rehearsed_with_them(
         # By the parent, then by the sleeper, who tries the older job, too.
         assert asked == [(JOBS[0], 4), *[(JOBS[0], 0)] * 3, (JOBS[1], 4), *[(JOBS[1], 0), (JOBS[0], 0)] * 3]
         assert [set(one["practised"]) for one in learner.provenance["slept"]] == [{JOBS[0]}, set(JOBS)]
-        monkeypatch.setattr(nights, "_practices", lambda *_: {})
+        monkeypatch.setattr(nights, "practices", lambda *_: {})
         kept = night([run], store, config=config, attempts=4).learner
         monkeypatch.setattr(store.kept, "practice", lambda job: None)
         without = night([run], store, config=config, attempts=4).learner
@@ -276,7 +277,7 @@ def test_older_jobs_are_practised_and_what_was_practised_is_rehearsed_with_them(
 def test_a_night_of_several_instances_and_an_older_job_goes_on_with_every_practice(tmp_path, monkeypatch, brief):
     config, older, today = SleepConfig(steps=8), tmp_path / "older", [tmp_path / "a", tmp_path / "b"]
     fifteen.work(steady(), JOBS[0], steps=600, seed=1, run=older)
-    monkeypatch.setattr(nights, "gained", lambda at_work, parent: True)
+    monkeypatch.setattr(trying, "gained", lambda at_work, parent: True)
     with Store(tmp_path / "store") as store:
         parent = night([older], store, config=config, attempts=4).learner
         parent.save(tmp_path / "parent")
@@ -294,7 +295,7 @@ def test_a_night_of_several_instances_and_an_older_job_goes_on_with_every_practi
     with Store(tmp_path / "twin") as store:
         assert going_on(callback=lambda told: told.step == 1).interrupted
         with monkeypatch.context() as patch:
-            patch.setattr(nights, "_practices", ends_in_its_practice)
+            patch.setattr(nights, "practices", ends_in_its_practice)
             assert going_on().interrupted
         assert going_on(callback=lambda told: told.practising).interrupted
         for step in (3, 5, 7):
@@ -309,10 +310,10 @@ def test_a_night_of_several_instances_and_an_older_job_goes_on_with_every_practi
 def test_a_night_of_before_sleepers_practised_goes_on_without(tmp_path, monkeypatch, brief):
     run, folder, config = tmp_path / "run", tmp_path / "night", SleepConfig(steps=8)
     fifteen.work(steady(), JOBS[0], steps=600, seed=1, run=run)
-    monkeypatch.setattr(nights, "gained", lambda at_work, parent: True)
+    monkeypatch.setattr(trying, "gained", lambda at_work, parent: True)
     with Store(tmp_path / "store") as store:
         with monkeypatch.context() as patch:
-            patch.setattr(nights, "_practices", lambda *_: {})
+            patch.setattr(nights, "practices", lambda *_: {})
             whole = night([run], store, config=config, attempts=4).learner
         night([run], store, config=config, run=folder, attempts=4, callback=lambda told: told.step == 1)
         arrays, manifest = checkpoint.read(folder)
@@ -351,8 +352,8 @@ def test_a_job_that_can_be_had_once_only_is_tried_without_practice(runs, tmp_pat
         asked.append(job)
         return Evaluation(np.zeros(episodes), np.ones(episodes, np.int64), np.zeros(episodes, np.int64))
 
-    monkeypatch.setattr(nights, "practise", refused)
-    monkeypatch.setattr(nights, "evaluate", poor)
+    monkeypatch.setattr(trying, "practise", refused)
+    monkeypatch.setattr(trying, "evaluate", poor)
     with Store(tmp_path / "store") as store:
         told = night([*runs, runs[0]], store, config=SleepConfig(steps=1), attempts=10)
     assert asked == list(JOBS)  # each once
@@ -375,7 +376,7 @@ def test_who_taught_a_job_when_it_was_lived_teaches_it_in_later_nights(tmp_path,
         return real(instances, older=older, **how)
 
     monkeypatch.setattr(nights, "sleep", noted)
-    monkeypatch.setattr(nights, "gained", lambda at_work, parent: days[-1] in better)
+    monkeypatch.setattr(trying, "gained", lambda at_work, parent: days[-1] in better)
     instances, parents, days = [], [], []
     with Store(tmp_path / "store") as store:
         for number, job in enumerate((*JOBS, JOBS[0])):
@@ -388,7 +389,7 @@ def test_who_taught_a_job_when_it_was_lived_teaches_it_in_later_nights(tmp_path,
             if number == 2:
                 better.clear()  # who comes back and gains nothing does not take the place of who did
             parent = night([run], store, parent=parent, config=config, attempts=4).learner
-        last = nights._last_memory(tmp_path / "0")
+        last = remembering.last_memory(tmp_path / "0")
     assert [set(older) for older in taught] == [set(), set(JOBS), set(JOBS)]
     for older in taught[1:]:
         first, second = (older[job].teacher for job in JOBS)
@@ -411,7 +412,7 @@ def test_of_several_that_teach_one_job_the_best_by_day_is_kept(tmp_path, monkeyp
     for order in (places, places[::-1]):
         with Store(tmp_path / order[0].name) as store:
             night(order, store, config=SleepConfig(steps=1))
-            teacher = store.kept.teacher(JOBS[0], nights._kin(parent))
+            teacher = store.kept.teacher(JOBS[0], remembering.kin_of(parent))
         assert teacher is not None
         np.testing.assert_array_equal(teacher.weights, fifteen.load(places[1]).state.weights)
 
@@ -436,7 +437,7 @@ def test_who_was_killed_at_work_is_read_as_it_worked(tmp_path, monkeypatch):
 
 
 def test_a_job_that_nobody_taught_is_named_though_nothing_of_it_can_be_read(runs, tmp_path, monkeypatch):
-    monkeypatch.setattr(nights, "_tried", lambda *_: {str(run): (run != runs[0], None) for run in runs})
+    monkeypatch.setattr(nights, "tried", lambda *_: {str(run): Tried(run != runs[0], [], None) for run in runs})
     with Store(tmp_path / "store") as store:
         for run in runs:
             store.add_run(run)
@@ -470,7 +471,8 @@ def test_the_parents_practice_is_told_and_can_be_stopped(runs, tmp_path):
 
     with Store(tmp_path / "store") as store, pytest.raises(KeyboardInterrupt):
         night(runs, store, config=SleepConfig(steps=1), attempts=2, callback=stop)
-    assert told == [SleepProgress(0, 1, {}, practising=True)] * 2
+    assert told == [SleepProgress(0, 1, {}, trying=job) for job in JOBS]
+    assert night_command.sleep_line(told[0]) == f"before the night the parent tries {JOBS[0]}"
 
 
 def test_practice_is_read_with_the_memory_of_the_run_itself(tmp_path):
@@ -486,7 +488,7 @@ def test_practice_is_read_with_the_memory_of_the_run_itself(tmp_path):
 
     with pytest.MonkeyPatch.context() as patch, Store(tmp_path / "store") as store:
         patch.setattr(nights, "sleep", asleep)
-        patch.setattr(nights, "gained", lambda at_work, parent: True)
+        patch.setattr(trying, "gained", lambda at_work, parent: True)
         with pytest.raises(RunError, match="asleep"):
             night(places, store, attempts=4)
     for place, instance in zip(places, given, strict=True):
@@ -674,7 +676,7 @@ def test_older_jobs_have_a_row_of_their_own(runs, tmp_path):
 
 
 def test_a_night_takes_up_no_more_older_jobs_than_it_can_rehearse(runs, tmp_path, monkeypatch):
-    monkeypatch.setattr(nights, "TAKEN_UP", 1)
+    monkeypatch.setattr(remembering, "TAKEN_UP", 1)
     config, third = SleepConfig(steps=1, rehearsed=1), tmp_path / "third"
     fifteen.work(fifteen.new("debug", seed=0), "probe/value-v0", steps=600, seed=3, run=third)
     with Store(tmp_path / "store") as store:

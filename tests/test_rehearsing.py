@@ -16,8 +16,9 @@ from fifteen.config import SleepConfig
 from fifteen.distilling import ROWS, VALUED
 from fifteen.errors import CheckpointError, RunError
 from fifteen.lessons import LESSONS
-from fifteen.nights import SCHOOL, night
+from fifteen.nights import night
 from fifteen.rehearsing import School, families_of, picked, school_gradient, schoolwork, senses
+from fifteen.remembering import SCHOOL
 from fifteen.sleeping import fingerprint
 from fifteen.store import Store
 
