@@ -14,12 +14,13 @@ instances had together. All are asked as on a first day: `fifteen.evaluate`, fre
 Scores are normalised: 0 for chance, 1 for the reference (Gymnasium's jobs: the thresholds of
 bench/development_jobs.py; drawn jobs: their template's in the registry). Share kept of a job: (merged - parent) /
 (instance - parent), of jobs where an instance gained at least 0.2. A mean of shares profits from those above 1, so that
-of shares counted as at most 1 stands beside it. Then the next job: steps until the mean of 10 attempts is 0.7, on three
+of shares counted as at most 1 stands beside it. Then the next job: steps until the mean of 10 attempts is 0.7, on six
 jobs that nobody had, of the learner made of the first 8, of the parent and of each of the 8; not within the budget of
 `--steps` counts as the budget, and a job that none of them can do is left out.
 
-Targets: share kept, mean over the jobs >= 0.95, worst job >= 0.85. Next job: ratio of steps to the parent's, and to
-those of the quickest instance, geometric mean over the jobs < 1. Each of every seed; median over seeds with interval.
+Targets: share kept, mean over the jobs >= 0.95, worst job >= 0.85. Next job: ratio of steps to the parent's and to the
+best instance's, geometric mean over the jobs < 1; beside it that to whichever instance is quickest at each job, which
+is the luck of eight, and to an instance in the middle. Each of every seed; median over seeds with interval.
 
 Instances and learners are kept under runs/bench, measurements in bench/results/amalgamate/LEARNER-SEED.json; what is
 there is not done again. To sleep in another way on the same instances, delete the JSON, and where the settings are the
@@ -194,18 +195,34 @@ def shares(parent: Scores, instance: Scores, merged: Scores) -> dict[str, float]
     return {name: (merged[name] - parent[name]) / gain for name, gain in gains.items() if gain >= LEAST_GAIN}
 
 
-def next_ratio(measured: Mapping[str, Any], task: str, budget: int) -> dict[str, float] | None:
-    """Steps of the sleeper on a next job, to those of the parent and of the quickest instance.
+def next_steps(measured: Mapping[str, Any], task: str, budget: int) -> dict[str, int] | None:
+    """Steps until a next job can be done, of each learner; its budget where it cannot.
 
-    None where not all are known, or nobody can do it within the budget: the ratio would be 1 and say nothing.
+    None where not all are known, or nobody can do it within the budget: ratios would be 1 and say nothing.
     """
-    prefix = f"next/{task}/"
-    steps = {name[len(prefix) :]: count or budget for name, count in measured.items() if name.startswith(prefix)}
-    others = [value for name, value in steps.items() if name not in ("parent", "sleep")]
-    found = any(value for name, value in measured.items() if name.startswith(prefix))
-    if not {"parent", "sleep"} <= steps.keys() or not others or not found:
+    steps = under(measured, f"next/{task}")
+    if not {"parent", "sleep"} < steps.keys() or not any(steps.values()):
         return None
-    return {"parent": steps["sleep"] / steps["parent"], "quickest instance": steps["sleep"] / min(others)}
+    return {who: count or budget for who, count in steps.items()}
+
+
+def next_ratios(known: Sequence[Mapping[str, int]]) -> dict[str, float]:
+    """Steps of the sleeper to those of others, geometric mean over next jobs, by steps of each learner on each of them.
+
+    quickest instance: of each job; best instance: the one that is quickest over all jobs together.
+    """
+    instances = set.intersection(*(set(steps) for steps in known)) - {"parent", "sleep"}
+
+    def ratio(of: Callable[[Mapping[str, int]], float]) -> float:
+        return statistics.geometric_mean([steps["sleep"] / of(steps) for steps in known])
+
+    each = [ratio(lambda steps, who=who: steps[who]) for who in instances]
+    return {
+        "parent": ratio(lambda steps: steps["parent"]),
+        "quickest instance": ratio(lambda steps: min(steps[who] for who in instances)),
+        "best instance": max(each),
+        "instance in the middle": statistics.median(each),
+    }
 
 
 def under(measured: Mapping[str, Any], kind: str) -> dict[str, float]:
@@ -237,14 +254,13 @@ def summed_up(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 row["at most 1"].append(statistics.mean(min(share, 1.0) for share in found.values()))
                 row["worst"].append(min(found.values()))
                 row["jobs"].append(len(found))
-        all_ratios = [next_ratio(measured, task.name, record["steps"]) for task in NEXT]
-        known = [ratio for ratio in all_ratios if ratio is not None]
+        tried = [next_steps(measured, task.name, record["steps"]) for task in NEXT]
+        known = [steps for steps in tried if steps is not None]
         for name in (task.name for task in NEXT):
-            tried = under(measured, f"next/{name}")
-            if tried:
-                nexts.setdefault(name, []).append(tried)
-        for other in known[0] if known else ():
-            ratios.setdefault(other, []).append(statistics.geometric_mean([ratio[other] for ratio in known]))
+            if of_all := under(measured, f"next/{name}"):
+                nexts.setdefault(name, []).append(of_all)
+        for other, ratio in next_ratios(known).items() if known else ():
+            ratios.setdefault(other, []).append(ratio)
     return {
         "jobs": {
             name: {key: round(statistics.mean(values), 4) for key, values in row.items()} for name, row in jobs.items()
@@ -285,7 +301,7 @@ def print_table(summary: Mapping[str, Any]) -> None:
         for what, target in (("mean", MEAN_TARGET), ("worst", WORST_TARGET)):
             name = f"{count} instances, share kept, {what}"
             print(many_jobs.verdict(name, row.get(what), f">= {target}", lambda x, least=target: x >= least))
-    for other in ("parent", "quickest instance"):
+    for other in ("parent", "best instance", "quickest instance", "instance in the middle"):
         name = f"next job, steps to those of the {other}"
         print(many_jobs.verdict(name, summary["next"].get(other), "< 1", lambda x: x < 1.0))
 

@@ -111,9 +111,12 @@ NEXT = (
     _drawn("control/cart-pole", "units"),
     _drawn("grid/maze", "pillars"),
     _drawn("control/acrobot", "delayed"),
+    _drawn("control/mountain-car", "units"),
+    _drawn("grid/key-door", "unmarked"),
+    _drawn("linear/random", "integrators"),
 )
-SEQUENCE = (*INSTANCES, *NEXT, _drawn("work/maintenance", "shocks"))
-TASKS = {task.name: task for task in SEQUENCE}
+SEQUENCE = (*INSTANCES, *NEXT[:3], _drawn("work/maintenance", "shocks"))
+TASKS = {task.name: task for task in (*SEQUENCE, *NEXT)}
 
 
 def every_template(number: int) -> list[Task]:

@@ -57,7 +57,7 @@ def one_round(size: str, transport: Any, learn: Any, steps: int, jobs: Sequence[
 def in_a_fresh_process(given: argparse.Namespace, transport: str, learn: str, steps: int, cache: str) -> float:
     words = [sys.executable, __file__, "--size", given.size, "--jobs", *given.jobs, "--one", transport, learn]
     words.append(str(steps))
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache}
+    environment = {**os.environ, "XDG_CACHE_HOME": cache}  # kept as the command keeps it
     done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, check=True, cwd=ROOT)
     return json.loads(done.stdout.decode().splitlines()[-1])
 

@@ -6,6 +6,7 @@ layout of percept and choices. Jobs of one kind, which differ in arrays only, ar
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -48,7 +49,7 @@ class Rows(NamedTuple):
 
     frames: Any  # float32[N, T, percept]
     decisions: Any  # float32[N, T, decision]
-    memory: Any  # float32[N, T, memory] before the tick
+    memory: Any  # float32[N, M, memory] before every T/M-th tick, from the first on
     active: Any  # bool[N, T], False after the budget was used up
     begun: Any  # int32[N], attempts
 
@@ -156,7 +157,6 @@ class Crew:
                 elapsed,
             )
             frames = jax.vmap(self.layout.frame)(percepts)
-            memory = lives.instance.memory[:, 0]
             acting = jax.vmap(one, (own, 0, 0, 0, 0, 0))
             acted, decisions = acting(models, lives.instance, frames, single, continuous, slots)
             chosen = decisions[:, 0, 0].astype(jnp.int32)
@@ -171,12 +171,21 @@ class Crew:
                 over=over,
             )
             lived = jax.tree.map(lambda new, old: _where(over, old, new), lived, lives._replace(over=over))
-            return (lived, states, begun), (frames, decisions[:, 0], memory, ~over)
+            return (lived, states, begun), (frames, decisions[:, 0], ~over)
 
         ticks = seeds.shape[1]
+        # Lifetimes whose rows are multiples of `ticks` begin a stride of replay at some of these alone.
+        apart = math.gcd(ticks, self.work.sequence)
+
+        def several(carry: tuple[Life, tuple[Any, ...], Array], _: None) -> tuple[Any, tuple[Any, Array]]:
+            memory = carry[0].instance.memory[:, 0]
+            carry, rows = jax.lax.scan(tick, carry, None, apart)
+            return carry, (rows, memory)
+
         none = jnp.zeros(len(desks), jnp.int32)
-        (lives, states, begun), rows = jax.lax.scan(tick, (lives, states, none), None, ticks)
-        return lives, states, Rows(*(jnp.swapaxes(row, 0, 1) for row in rows), begun=begun)
+        (lives, states, begun), (rows, memory) = jax.lax.scan(several, (lives, states, none), None, ticks // apart)
+        frames, decisions, active = (jnp.swapaxes(row.reshape(ticks, *row.shape[2:]), 0, 1) for row in rows)
+        return lives, states, Rows(frames, decisions, jnp.swapaxes(memory, 0, 1), active, begun)
 
     def _advance(
         self, states: tuple[Any, ...], jobs: tuple[Any, ...], seeds: Array, moments: Array, choices: Array

@@ -109,6 +109,27 @@ class Experience:
                 ring[stream, slot] = rows[name][stream]
             self.count[stream] += 1
 
+    def extend(self, rows: Mapping[str, np.ndarray], memory: np.ndarray) -> None:
+        """Adds rows of the only stream, as `append` does one after the other.
+
+        rows: name -> [T, *shape], every field, in its own dtype, T at most the capacity. memory: float32[S,
+        memory_size], the state before each of those rows that begin a stride. Raises ValueError, before anything is
+        changed, where these do not hold, or there are several streams.
+        """
+        count = int(self.count.sum())
+        length = len(next(iter(rows.values())))
+        begins = np.arange(-(-count // self.stride), -(-(count + length) // self.stride))
+        expected = {name: ((length, *field.shape), field.dtype) for name, field in self.fields.items()}
+        expected["memory"] = ((len(begins), self.memory_size), "float32")
+        given = {name: (array.shape, array.dtype.name) for name, array in {**rows, "memory": memory}.items()}
+        if given != expected or self.streams != 1 or length > self.capacity:
+            raise ValueError(f"{given} for {self.streams} streams of {self.capacity} rows, expected {expected} for one")
+        self._flat_memory[begins % (self.capacity // self.stride)] = memory
+        at = np.arange(count, count + length) % self.capacity
+        for name, ring in self._flat.items():
+            ring[at] = rows[name]
+        self.count += length
+
     @property
     def unsaved(self) -> int:
         """Rows that are not on the disk, of the stream that has the most of them."""

@@ -14,18 +14,17 @@ from fifteen.experience import Experience
 from fifteen.frames import Layout
 from fifteen.jobs.desks import Desk, desk
 from fifteen.jobs.native import NativeStream
-from fifteen.jobs.protocol import Tick, attempt_seed
+from fifteen.jobs.protocol import attempt_seed
 from fifteen.jobs.registry import open_job
 from fifteen.learner import Learner, from_arrays
 from fifteen.log import JsonlSink
 from fifteen.recorder import Recorder
 from fifteen.updating import Batch
-from fifteen.worker import Moment, experience_shape
+from fifteen.worker import experience_shape
 from fifteen.working import run_config
 
+BLOCKS = 8  # in one call where there are no updates: nothing waits for the end of a block
 TOGETHER = "together"  # in the manifest of an instance's learner: where it stands
-_NONE = (None,)
-_YES = np.ones(1, np.bool_)
 
 
 class Task(NamedTuple):
@@ -92,7 +91,9 @@ class Member:
         run.mkdir(parents=True, exist_ok=True)
         stack.enter_context(checkpoint.FolderLock(run))
         position = None
-        fields, sizes = experience_shape(self.config, self.work, self.layout, 1, False)
+        # Every attempt has a row more than it has steps, and one step at least.
+        most = 2 * self.assignment["steps"] + 2 * BLOCKS * self.work.block
+        fields, sizes = experience_shape(self.config, self.work, self.layout, 1, False, most)
         if (run / "config.json").is_file():
             config = json.loads((run / "config.json").read_text(encoding="utf-8"))
             arrays, manifest = checkpoint.read(run / "learner")
@@ -125,22 +126,23 @@ class Member:
             self.seeds.append(attempt_seed(seed, 0, self.attempts + len(self.seeds)))
         return self.seeds
 
+    def began(self, attempts: int) -> None:
+        """So many of the attempts to come have begun."""
+        self.attempts += attempts
+        del self.seeds[:attempts]
+
     def take_in(self, rows: crew.Rows, which: int) -> int:
         """Rows of one block, as arrays of the host: keep and count them. How many there were."""
         count = int(np.sum(rows.active[which]))
-        begun = int(rows.begun[which])
-        self.attempts += begun
-        del self.seeds[:begun]
-        slots, own = self.layout.slots, self.layout.decision_size
-        for t in range(count):
-            frame, decision = rows.frames[which, t], rows.decisions[which, t, :own]
-            self.experience.append(
-                {"frame": frame[None], "decision": decision[None]}, _YES, rows.memory[which, t][None]
-            )
-            flags = frame[slots + 1 : slots + 4] > 0.5
-            tick = Tick(_NONE, frame[slots : slots + 1], flags[:1], flags[1:2], flags[2:3], _YES, _NONE)
-            value, scale, surprise = decision[2:5]
-            self.recorder.record(tick, Moment([None], np.array([value * scale]), float(scale), np.array([surprise])))
+        slots, stride = self.layout.slots, self.experience.stride
+        frames, decisions = rows.frames[which, :count], rows.decisions[which, :count, : self.layout.decision_size]
+        apart = rows.frames.shape[1] // rows.memory.shape[1]  # ticks
+        begin = -int(self.experience.count[0]) % stride // apart
+        memory = rows.memory[which, begin : -(-count // apart) : stride // apart]
+        self.experience.extend({"frame": frames, "decision": decisions}, memory)
+        value, scale, surprise = decisions[:, 2:5].T
+        flags = frames[:, slots + 1 : slots + 4] > 0.5
+        self.recorder.record_rows(frames[:, slots], flags, value * scale, scale, surprise)
         return count
 
     def batch(self, updates: int) -> Batch:

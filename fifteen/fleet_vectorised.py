@@ -19,7 +19,7 @@ import numpy as np
 from fifteen import crew
 from fifteen.checkpoint import SAVE_EVERY_S
 from fifteen.errors import FifteenError, JobError, RunError, SpaceError
-from fifteen.fleet_member import Member, NeedsProcess, Task
+from fifteen.fleet_member import BLOCKS, Member, NeedsProcess, Task
 from fifteen.jobs.native import no_state, state_of
 from fifteen.learner import load
 
@@ -106,37 +106,38 @@ class _Shift:
                 self._lives = jax.tree.map(lambda all, mine, n=n: all.at[n].set(mine), self._lives, own)
                 states[n] = state_of(saved, states[n], one.stream.job_id)
             one.saved = None
-        gone = jnp.array([one.reason is not None for one in self.members])
-        self._lives = self._lives._replace(over=self._lives.over | gone)
         self._states = crew.stacked(self._crew.kinds, states)
         self._weights = self._stacked() if self._learns else first.acting[None]  # who does not learn is as the parent
         self._total = jnp.array([one.assignment["steps"] for one in self.members], jnp.int32)
         self._continuous, self._line = self._crew.continuous, self._crew.line
-        # Without updates nothing waits for the end of a block: fewer calls.
-        self._ticks = work.block if self._learns else 8 * work.block
+        self._ticks = work.block if self._learns else BLOCKS * work.block
         self._pending: list[tuple[int, Future, bool]] = []  # member, its update, whether with those of all
+        self._ahead: Future | None = None  # the next block, if it has begun
         self._saved_at = time.monotonic()
 
     @property
     def open(self) -> list["Member"]:
         return [one for one in self.members if one.reason is None]
 
-    def block(self) -> None:
-        """One block of ticks of all members, and of updates of those who learn."""
+    def block(self, save: bool = False) -> None:
+        """One block of ticks of all members, and of updates of those who learn. save: and all are saved after it."""
         if not self.open:
             return
-        seeds = np.array([one.next_seeds(self._ticks)[: self._ticks] for one in self.members], np.uint32)
-        self._lives, self._states, rows = self._crew.act(
-            self._weights, self._lives, self._states, self._jobs, seeds, self._total
-        )
-        rows = crew.Rows(*(np.asarray(x) for x in rows))
+        rows, self._ahead = (self._act() if self._ahead is None else self._ahead.result()), None
+        for one, begun in zip(self.members, rows.begun.tolist(), strict=True):
+            one.began(begun)
+        # What a ring has overwritten can no longer be saved.
+        full = any(one.experience.unsaved + 2 * self._ticks > one.experience.capacity for one in self.open)
+        due = save or full or time.monotonic() - self._saved_at >= SAVE_EVERY_S
+        at_work = [n for n, one in enumerate(self.members) if one.reason is None]
+        if not self._learns and not due and rows.active[at_work].all():
+            self._ahead = self._pool.submit(self._act)  # while the host takes in what was lived
         whole: list[int] = []
         ending: list[int] = []
-        for n, one in enumerate(self.members):
-            if one.reason is not None:
-                continue
-            count = one.take_in(rows, n)
-            if not all(np.isfinite(x[n, :count]).all() for x in rows[:3]):
+        for n in at_work:
+            count = self.members[n].take_in(rows, n)
+            lived = rows.frames[n, :count], rows.decisions[n, :count], rows.memory[n]
+            if not all(np.isfinite(array).all() for array in lived):
                 self._fail(n, "what it perceived or decided is not finite")
             else:
                 (whole if count == self._ticks else ending).append(n)
@@ -156,10 +157,18 @@ class _Shift:
                 with self._at_its_own_risk(n):
                     self.members[n].tell()
                 self._board.stands(self.members[n].task.number, self.members[n].recorder.step)
-        # What a ring has overwritten can no longer be saved.
-        full = any(one.experience.unsaved + self._ticks > one.experience.capacity for one in self.open)
-        if full or time.monotonic() - self._saved_at >= SAVE_EVERY_S:
+        if due:
             self.save()
+
+    def _act(self) -> crew.Rows:
+        """One block of ticks of all members: its rows, on the host."""
+        seeds = np.array([one.next_seeds(self._ticks)[: self._ticks] for one in self.members], np.uint32)
+        gone = np.array([one.reason is not None for one in self.members])
+        lives = self._lives._replace(over=self._lives.over | gone)
+        self._lives, self._states, rows = self._crew.act(
+            self._weights, lives, self._states, self._jobs, seeds, self._total
+        )
+        return crew.Rows(*(np.asarray(x) for x in rows))
 
     def _publish(self) -> None:
         for one in self.members:
@@ -217,6 +226,8 @@ class _Shift:
 
     def save(self) -> None:
         """All who are at work, as they stand."""
+        if self._ahead is not None and self.open:
+            return self.block(save=True)
         self.finish()
         for n, one in enumerate(self.members):
             if one.reason is None:
@@ -242,7 +253,6 @@ class _Shift:
     def _fail(self, n: int, why: str) -> None:
         one = self.members[n]
         one.reason = "failed"
-        self._lives = self._lives._replace(over=self._lives.over.at[n].set(True))
         self._board.ended(one.task.number, "failed", f"{why}; its run is as it was last saved")
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import numpy as np
@@ -35,25 +35,46 @@ class Recorder:
     def record(self, tick: Tick, moment: Moment) -> None:
         """Count one tick and what was decided at it."""
         for stream in range(len(self._open)):
-            if not tick.active[stream]:
-                continue
-            attempt = self._open[stream]
-            if tick.first[stream]:
-                attempt[1:] = 0.0
-                attempt[3] = moment.value[stream]
-            else:
-                reward = float(tick.rewards[stream])
-                attempt[4] += self._discount ** attempt[2] * reward
-                attempt[1] += reward
-                attempt[2] += 1
-                attempt[5] += moment.surprise[stream]
-                self._surprise += 0.01 * (float(moment.surprise[stream]) - self._surprise)
-            if tick.terminated[stream] or tick.truncated[stream]:
-                self._close(stream, bool(tick.terminated[stream]))
-            else:
-                self.step += 1
+            if tick.active[stream]:
+                self._count(
+                    stream,
+                    float(tick.rewards[stream]),
+                    (bool(tick.first[stream]), bool(tick.terminated[stream]), bool(tick.truncated[stream])),
+                    float(moment.value[stream]),
+                    float(moment.surprise[stream]),
+                )
         self._expected = float(np.mean(moment.value))
         self._scale = moment.scale
+
+    def record_rows(
+        self, rewards: np.ndarray, flags: np.ndarray, value: np.ndarray, scale: np.ndarray, surprise: np.ndarray
+    ) -> None:
+        """Count T ticks of the only stream: float32[T], but flags bool[T, 3], first, terminated, truncated.
+
+        value: in reward units, as a `Moment`'s.
+        """
+        columns = (rewards.tolist(), flags.tolist(), value.tolist(), surprise.tolist())
+        for row in zip(*columns, strict=True):
+            self._count(0, *row)
+        if len(value):
+            self._expected, self._scale = float(value[-1]), float(scale[-1])
+
+    def _count(self, stream: int, reward: float, flags: Sequence[bool], value: float, surprise: float) -> None:
+        attempt = self._open[stream]
+        first, terminated, truncated = flags
+        if first:
+            attempt[1:] = 0.0
+            attempt[3] = value
+        else:
+            attempt[4] += self._discount ** attempt[2] * reward
+            attempt[1] += reward
+            attempt[2] += 1
+            attempt[5] += surprise
+            self._surprise += 0.01 * (surprise - self._surprise)
+        if terminated or truncated:
+            self._close(stream, terminated)
+        else:
+            self.step += 1
 
     def _close(self, stream: int, terminated: bool) -> None:
         number, total, length, expected, discounted, surprise = self._open[stream].tolist()

@@ -387,9 +387,9 @@ class Worker:
 
 
 def experience_shape(
-    config: MindConfig, work: WorkConfig, layout: Layout, streams: int, has_image: bool
+    config: MindConfig, work: WorkConfig, layout: Layout, streams: int, has_image: bool, most: int | None = None
 ) -> tuple[dict[str, Field], dict[str, int]]:
-    """Fields of a row, and the sizes of the `Experience` of a lifetime."""
+    """Fields of a row, and the sizes of the `Experience` of a lifetime. most: rows that there will be, if known."""
     fields = {
         "frame": Field((layout.percept_size,), "float32"),
         "decision": Field((layout.decision_size,), "float32"),
@@ -400,6 +400,8 @@ def experience_shape(
         row += 32 * 32 * 3
     rows = min(work.replay, _REPLAY_BYTES // row) // streams
     stride = work.sequence
+    if most is not None:
+        rows = min(rows, -(-most // stride) * stride)
     sizes = {
         "streams": streams,
         "capacity": max(2 * stride, rows // stride * stride),

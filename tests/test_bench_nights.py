@@ -171,7 +171,14 @@ def test_amalgamation_over_seeds(capsys):
     assert summary["next"]["parent"] == {"median": 0.25, "low": 0.125, "high": 1.0, "n": 3}
     assert summary["next"]["quickest instance"] == {"median": 0.5, "low": 0.25, "high": 2.0, "n": 3}
     nobody = {f"next/{TASK.name}/{who}": None for who in ("parent", "sleep", "a")}
-    assert amalgamate.next_ratio(nobody, TASK.name, 800) is None
+    assert amalgamate.next_steps(nobody, TASK.name, 800) is None
+    two = [{"parent": 100, "sleep": 200, "a": 100, "b": 400}, {"parent": 400, "sleep": 200, "a": 100, "b": 400}]
+    assert amalgamate.next_ratios(two) == pytest.approx(
+        {"parent": 1.0, "quickest instance": 2.0, "best instance": 2.0, "instance in the middle": 1.25}
+    )
+    two[1] |= {"a": 1_600}
+    assert amalgamate.next_ratios(two)["best instance"] == pytest.approx(math.sqrt(0.25))
+    assert amalgamate.next_ratios(two)["quickest instance"] == pytest.approx(1.0)
     amalgamate.print_table(summary)
     told = capsys.readouterr().out
     assert "8 instances, share kept, mean: 0.950 [0.900, 1.000], target >= 0.95: reached, uncertain" in told

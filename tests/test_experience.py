@@ -44,11 +44,11 @@ def memories(tick, streams, size):
 def filled(rows, *, streams=1, capacity=12, stride=4, memory_size=2):
     experience = Experience(FIELDS, streams=streams, capacity=capacity, stride=stride, memory_size=memory_size)
     for tick in range(rows):
-        extend(experience, tick)
+        append(experience, tick)
     return experience
 
 
-def extend(experience, tick, active=None):
+def append(experience, tick, active=None):
     streams = experience.streams
     active = np.ones(streams, bool) if active is None else active
     memory = memories(tick, streams, experience.memory_size)
@@ -73,6 +73,45 @@ def contents(experience, length=2):
 
 
 # The ring
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_many_rows_at_once_are_the_same_as_one_after_the_other(data):
+    stride = data.draw(st.integers(1, 3), "stride")
+    capacity = stride * data.draw(st.integers(1, 5), "capacity in strides")
+    one, many = (filled(0, capacity=capacity, stride=stride) for _ in range(2))
+    tick = 0
+    for length in data.draw(st.lists(st.integers(0, capacity), max_size=8), "lengths"):
+        ticks = range(tick, tick + length)
+        rows = [tick_rows(each, 1) for each in ticks]
+        joined = {name: np.concatenate([tick_rows(0, 1)[name][:0], *(row[name] for row in rows)]) for name in FIELDS}
+        begins = [memories(each, 1, 2) for each in ticks if each % stride == 0]
+        many.extend(joined, np.concatenate([np.zeros((0, 2), np.float32), *begins]))
+        for each in ticks:
+            append(one, each)
+        tick += length
+        assert contents(one) == contents(many)
+
+
+def test_rows_that_do_not_fit_change_nothing():
+    experience = filled(6)
+    before = contents(experience)
+    rows = {name: np.concatenate([array] * 3) for name, array in tick_rows(0, 1).items()}
+    memory = np.ones((1, 2), np.float32)  # of row 8
+    for wrong, states in (
+        ({name: rows[name] for name in ("vector", "tick")}, memory),
+        (rows | {"tick": rows["tick"].astype(np.int32)}, memory),
+        (rows, memory[:0]),
+        ({name: np.concatenate([array] * 5) for name, array in rows.items()}, np.ones((4, 2), np.float32)),
+    ):
+        with pytest.raises(ValueError, match="expected"):
+            experience.extend(wrong, states)
+    with pytest.raises(ValueError, match="2 streams"):
+        filled(0, streams=2).extend(rows, memory)
+    assert contents(experience) == before
+    experience.extend(rows, memory)
+    assert experience.count[0] == 9
 
 
 @settings(deadline=None, max_examples=60)
@@ -107,7 +146,7 @@ def test_any_sequence_of_append_save_load_keeps_every_bit(data):
                     history = [list(known) for known in ticks]
             else:
                 for active_now in operation:
-                    extend(experience, tick, np.array(active_now))
+                    append(experience, tick, np.array(active_now))
                     for stream in np.flatnonzero(active_now):
                         history[stream].append(tick)
                     tick += 1
@@ -139,7 +178,7 @@ def check_against(history, experience, length):
 def test_samples_are_uniform_over_all_starts_of_all_streams():
     experience = Experience(FIELDS, streams=3, capacity=16, stride=4, memory_size=1)
     for tick in range(40):  # 40, 7 and 14 rows: 3, 1 and 3 starts of 3 rows
-        extend(experience, tick, np.array([True, tick < 7, tick < 14]))
+        append(experience, tick, np.array([True, tick < 7, tick < 14]))
     number = experience.available(2)
     assert number == 4 + 2 + 3
     rows, memory = experience.sample(np.random.default_rng(0), 9_000, 2)
@@ -158,7 +197,7 @@ def test_samples_are_uniform_over_all_starts_of_all_streams():
 def test_due_tells_which_streams_need_their_memory():
     experience = filled(0, streams=2)
     assert experience.due().tolist() == [True, True]
-    extend(experience, 0, np.array([True, False]))
+    append(experience, 0, np.array([True, False]))
     assert experience.due().tolist() == [False, True]
     with pytest.raises(ValueError, match=r"memory is None.*streams \[1\]"):
         experience.append(tick_rows(1, 2), np.ones(2, bool), None)
@@ -231,7 +270,7 @@ def test_every_save_adds_one_segment_and_leaves_the_older_ones_alone(tmp_path):
     experience = filled(0, streams=2)
     stamps = {}
     for tick in range(12):
-        extend(experience, tick)
+        append(experience, tick)
         if tick % 4 == 3:
             index = experience.save(tmp_path)
             files = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
@@ -247,7 +286,7 @@ def test_every_save_adds_one_segment_and_leaves_the_older_ones_alone(tmp_path):
 def test_another_folder_gets_everything_that_the_ring_holds(tmp_path):
     experience = filled(9)
     experience.save(tmp_path / "one")
-    extend(experience, 9)
+    append(experience, 9)
     index = experience.save(tmp_path / "two")
     assert contents(reload(experience, tmp_path / "two", index)) == contents(experience)
 
@@ -256,7 +295,7 @@ def test_rows_overwritten_before_a_save_leave_a_gap_but_the_ring_is_whole(tmp_pa
     experience = filled(5)
     experience.save(tmp_path)
     for tick in range(5, 30):
-        extend(experience, tick)
+        append(experience, tick)
     index = experience.save(tmp_path)
     assert [segment["first"] for segment in index["segments"]] == [[0], [18]]
     assert contents(reload(experience, tmp_path, index)) == contents(experience)
@@ -267,14 +306,14 @@ def test_an_empty_store_is_saved_and_loaded(tmp_path):
     index = experience.save(tmp_path / "none")
     loaded = reload(experience, tmp_path / "none", index)
     assert contents(loaded) == contents(experience)
-    extend(loaded, 0)
+    append(loaded, 0)
     assert len(loaded.save(tmp_path / "none")["segments"]) == 1
 
 
 def test_segments_far_behind_are_deleted_once_no_index_on_disk_names_them(tmp_path):
     experience, disk = filled(0, streams=2), []
     for tick in range(60):
-        extend(experience, tick, np.array([True, tick % 2 == 0]))
+        append(experience, tick, np.array([True, tick % 2 == 0]))
         if tick % 5 == 4:
             older = disk[-1] if disk else None
             index = experience.save(tmp_path, keep_rows=21)
@@ -293,7 +332,7 @@ def test_what_was_retired_but_not_yet_deleted_is_deleted_on_loading(tmp_path):
     experience = filled(4)
     experience.save(tmp_path)
     for tick in range(4, 30):
-        extend(experience, tick)
+        append(experience, tick)
     index = experience.save(tmp_path, keep_rows=0)
     assert len(index["retired"]) == 1 and len(list(tmp_path.iterdir())) == 2
     reload(experience, tmp_path, index)
@@ -304,7 +343,7 @@ def test_segments_after_the_last_complete_save_are_set_aside_not_lost(tmp_path):
     experience = filled(6)
     index = experience.save(tmp_path)
     expected = contents(experience)
-    extend(experience, 6)
+    append(experience, 6)
     late = experience.save(tmp_path)["segments"][-1]["file"]
     data = (tmp_path / late).read_bytes()
     (tmp_path / ".partial").write_bytes(b"half a segment")
@@ -316,7 +355,7 @@ def test_segments_after_the_last_complete_save_are_set_aside_not_lost(tmp_path):
             index["segments"][0]["file"],
             "unclaimed",
         }
-        extend(loaded, 6)
+        append(loaded, 6)
         assert loaded.save(tmp_path)["segments"][-1]["file"] == late  # the same rows make the same file
 
 
@@ -326,7 +365,7 @@ def test_segments_after_the_last_complete_save_are_set_aside_not_lost(tmp_path):
 def three_segments(tmp_path):
     experience = filled(0)
     for tick in range(24):
-        extend(experience, tick)
+        append(experience, tick)
         if tick % 8 == 7:
             index = experience.save(tmp_path)
     return experience, index, [tmp_path / segment["file"] for segment in index["segments"]]
@@ -385,7 +424,7 @@ def test_an_index_of_another_store_is_refused(tmp_path):
 def test_a_full_disk_loses_no_row(tmp_path, monkeypatch):
     experience = filled(6)
     first = experience.save(tmp_path)
-    extend(experience, 6)
+    append(experience, 6)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     def full(_):
@@ -398,7 +437,7 @@ def test_a_full_disk_loses_no_row(tmp_path, monkeypatch):
                 experience.save(tmp_path)
     assert isinstance(caught.value.__cause__, OSError)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-    extend(experience, 7)
+    append(experience, 7)
     index = experience.save(tmp_path)
     assert index["segments"][0] == first["segments"][0]
     assert index["segments"][1]["first"] == [6] and index["segments"][1]["last"] == [8]

@@ -17,6 +17,7 @@ from fifteen.checkpoint import read
 from fifteen.errors import RunError
 from fifteen.experience import Experience, Field
 from fifteen.fleet import Assignment, FleetConfig, deploy, go_on
+from fifteen.fleet_member import TOGETHER
 from fifteen.store import Store
 
 HERE = FleetConfig(transport="vectorised", workers=1)
@@ -67,6 +68,37 @@ def test_every_instance_works_as_at_work(worked, tmp_path):
     told = [json.loads(line) for line in (worked.took_part[0] / "metrics.jsonl").read_text().splitlines()]
     assert [one["length"] for one in told if one["kind"] == "attempt"] == log.lengths.tolist()
     assert told[-1]["reason"] == "steps" and told[-1]["updates"] == int(parent.state.updates)
+
+
+def test_in_context_every_instance_works_as_at_work_and_goes_on_exactly(tmp_path, monkeypatch):
+    """There the device is a block ahead of the host."""
+    day = [dataclasses.replace(one, learn="context") for one in assignments(300)]
+    whole = deploy(born(), day, tmp_path / "whole", config=HERE)
+    for number, run in enumerate(whole.took_part):
+        log = fifteen.work(born(), JOBS[number], steps=300, seed=number, learn="context", run=tmp_path / f"{number}")
+        alone, together = (rows(folder)[0] for folder in (tmp_path / f"{number}", run))
+        for name, array in alone.items():
+            np.testing.assert_allclose(together[name], array, rtol=1e-3, atol=1e-3, err_msg=name)
+        arrays, manifest = read(run / "learner")
+        assert arrays["log/finished"][:, 1:3].tolist() == np.stack([log.lengths, log.steps], 1).tolist()
+        assert len(arrays["log/finished"]) + 300 == manifest["experience"]["count"][0]
+    blocks = []
+
+    def counted(self, *arguments, act=crew.Crew.act):
+        blocks.append(None)
+        if len(blocks) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return act(self, *arguments)
+
+    monkeypatch.setattr(crew.Crew, "act", counted)
+    assert deploy(born(), day, tmp_path / "broken", config=HERE).interrupted
+    stood = [read(folder)[1][TOGETHER]["recorder"]["step"] for folder in (tmp_path / "broken").glob("*/learner")]
+    assert len(stood) == 4 and all(0 < steps < 300 for steps in stood)
+    second = go_on(tmp_path / "broken")
+    for run, other in zip(second.took_part, whole.took_part, strict=True):
+        assert all((rows(run)[0][name] == rows(other)[0][name]).all() for name in ("frame", "decision"))
+        (one, _), (two, _) = (read(folder / "learner") for folder in (run, other))
+        assert (one["log/finished"] == two["log/finished"]).all()
 
 
 def test_every_instance_has_weights_and_a_job_of_its_own(worked):

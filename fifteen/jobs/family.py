@@ -8,11 +8,13 @@ import abc
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
 import equinox as eqx
 import jax
+import numpy as np
 from jax import Array
 
 from fifteen.errors import JobError
@@ -100,12 +102,17 @@ def read_split(file: Path = SPLIT_FILE) -> Split:
 
 def draw_job(family: Family, seed: int, template: str | None = None) -> Job:
     """One job of a family, for `work`. template: its name, or None to draw one for schooling too."""
-    template_key, job_key = jax.random.split(jax.random.key(seed))
     if template is None:
-        choices = jax.numpy.array(read_split().indices(family))
-        index = jax.random.choice(template_key, choices)
+        choices = read_split().indices(family)
     elif template in family.templates:
-        index = jax.numpy.array(family.templates.index(template))
+        choices = (family.templates.index(template),)
     else:
         raise JobError(f"{family.name} has no template {template!r}; it has {', '.join(family.templates)}")
-    return jax.jit(family.sample)(index.astype(jax.numpy.int32), job_key)
+    return _drawn(family, jax.random.key(seed), np.array(choices, np.int32))
+
+
+@partial(jax.jit, static_argnums=0)
+def _drawn(family: Family, key: Array, choices: Array) -> Job:
+    """A job of one of the templates, int32[n]."""
+    template_key, job_key = jax.random.split(key)
+    return family.sample(jax.random.choice(template_key, choices), job_key)
