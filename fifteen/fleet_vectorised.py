@@ -145,13 +145,14 @@ class _Shift:
         if self._learns:
             self._publish()
             self._learn([n for n in whole if self.members[n].reason is None])
+        ending = [n for n in ending if self.members[n].reason is None]
         for n in ending:
-            if self.members[n].reason is None:
-                self.members[n].reason = "steps"
-                self._board.stands(self.members[n].task.number, self.members[n].recorder.step)
-                self._save(n)
-                if self.members[n].reason == "steps":
-                    self._board.ended(self.members[n].task.number, "finished", "")
+            self.members[n].reason = "steps"
+            self._board.stands(self.members[n].task.number, self.members[n].recorder.step)
+        self._save(ending)
+        for n in ending:
+            if self.members[n].reason == "steps":
+                self._board.ended(self.members[n].task.number, "finished", "")
         for n in whole:
             if self.members[n].reason is None:
                 with self._at_its_own_risk(n):
@@ -229,9 +230,7 @@ class _Shift:
         if self._ahead is not None and self.open:
             return self.block(save=True)
         self.finish()
-        for n, one in enumerate(self.members):
-            if one.reason is None:
-                self._save(n)
+        self._save([n for n, one in enumerate(self.members) if one.reason is None])
         self._saved_at = time.monotonic()
 
     @contextmanager
@@ -242,13 +241,22 @@ class _Shift:
         except FifteenError as error:
             self._fail(n, f"{type(error).__name__}: {error}")
 
-    def _save(self, n: int) -> None:
-        one, life = self.members[n], jax.tree.map(lambda leaf: np.array(leaf)[n], self._lives)
-        one.learner.statistics = jax.tree.map(lambda leaf: jnp.array(leaf), life.instance.statistics)
-        named = {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(life)}
-        with self._at_its_own_risk(n):
-            one.tell()
-            one.save(named | self._crew.arrays(self._states)[n])
+    def _save(self, which: Sequence[int]) -> None:
+        """These members, at the same time: most of it is waiting for the disk."""
+        if not which:
+            return
+        lives, jobs = jax.tree.map(np.array, self._lives), self._crew.arrays(self._states)
+        under_way = []
+        for n in which:
+            one, life = self.members[n], jax.tree.map(lambda leaf, n=n: leaf[n], lives)
+            one.learner.statistics = jax.tree.map(lambda leaf: jnp.array(leaf), life.instance.statistics)
+            named = {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(life)}
+            with self._at_its_own_risk(n):
+                one.tell()
+                under_way.append((n, self._pool.submit(one.save, named | jobs[n])))
+        for n, future in under_way:
+            with self._at_its_own_risk(n):
+                future.result()
 
     def _fail(self, n: int, why: str) -> None:
         one = self.members[n]
