@@ -195,7 +195,7 @@ def shares(parent: Scores, instance: Scores, merged: Scores) -> dict[str, float]
     return {name: (merged[name] - parent[name]) / gain for name, gain in gains.items() if gain >= LEAST_GAIN}
 
 
-def next_steps(measured: Mapping[str, Any], task: str, budget: int) -> dict[str, int] | None:
+def next_steps(measured: Mapping[str, Any], task: str, budget: int) -> dict[str, float] | None:
     """Steps until a next job can be done, of each learner; its budget where it cannot.
 
     None where not all are known, or nobody can do it within the budget: ratios would be 1 and say nothing.
@@ -206,14 +206,14 @@ def next_steps(measured: Mapping[str, Any], task: str, budget: int) -> dict[str,
     return {who: count or budget for who, count in steps.items()}
 
 
-def next_ratios(known: Sequence[Mapping[str, int]]) -> dict[str, float]:
+def next_ratios(known: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Steps of the sleeper to those of others, geometric mean over next jobs, by steps of each learner on each of them.
 
     quickest instance: of each job; best instance: the one that is quickest over all jobs together.
     """
     instances = set.intersection(*(set(steps) for steps in known)) - {"parent", "sleep"}
 
-    def ratio(of: Callable[[Mapping[str, int]], float]) -> float:
+    def ratio(of: Callable[[Mapping[str, float]], float]) -> float:
         return statistics.geometric_mean([steps["sleep"] / of(steps) for steps in known])
 
     each = [ratio(lambda steps, who=who: steps[who]) for who in instances]
