@@ -58,6 +58,7 @@ def in_a_fresh_process(given: argparse.Namespace, transport: str, learn: str, st
     words = [sys.executable, __file__, "--size", given.size, "--jobs", *given.jobs, "--one", transport, learn]
     words.append(str(steps))
     environment = {**os.environ, "XDG_CACHE_HOME": cache}  # kept as the command keeps it
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, check=True, cwd=ROOT)
     return json.loads(done.stdout.decode().splitlines()[-1])
 

@@ -174,8 +174,8 @@ class Crew:
             return (lived, states, begun), (frames, decisions[:, 0], ~over)
 
         ticks = seeds.shape[1]
-        # Lifetimes whose rows are multiples of `ticks` begin a stride of replay at some of these alone.
-        apart = math.gcd(ticks, self.work.sequence)
+        # Lifetimes whose rows are whole blocks begin a stride of replay at some of these ticks alone.
+        apart = math.gcd(self.work.block, self.work.sequence)
 
         def several(carry: tuple[Life, tuple[Any, ...], Array], _: None) -> tuple[Any, tuple[Any, Array]]:
             memory = carry[0].instance.memory[:, 0]

@@ -122,8 +122,13 @@ class Experience:
         expected = {name: ((length, *field.shape), field.dtype) for name, field in self.fields.items()}
         expected["memory"] = ((len(begins), self.memory_size), "float32")
         given = {name: (array.shape, array.dtype.name) for name, array in {**rows, "memory": memory}.items()}
-        if given != expected or self.streams != 1 or length > self.capacity:
-            raise ValueError(f"{given} for {self.streams} streams of {self.capacity} rows, expected {expected} for one")
+        if self.streams != 1 or length > self.capacity:
+            raise ValueError(
+                f"{length} rows for {self.streams} streams of {self.capacity}: expected one stream, and no more rows "
+                "than it holds"
+            )
+        if given != expected:
+            raise ValueError(f"rows are {given}, expected {expected}")
         self._flat_memory[begins % (self.capacity // self.stride)] = memory
         at = np.arange(count, count + length) % self.capacity
         for name, ring in self._flat.items():

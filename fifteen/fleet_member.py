@@ -92,14 +92,17 @@ class Member:
         stack.enter_context(checkpoint.FolderLock(run))
         position = None
         # Every attempt has a row more than it has steps, and one step at least.
-        most = 2 * self.assignment["steps"] + 2 * BLOCKS * self.work.block
-        fields, sizes = experience_shape(self.config, self.work, self.layout, 1, False, most)
+        fields, sizes = experience_shape(self.config, self.work, self.layout, 1, False, 2 * self.assignment["steps"])
+        # What one call brings must not be overwritten before it is saved.
+        stride, call = sizes["stride"], self.work.block * (BLOCKS if self.assignment["learn"] == "context" else 1)
+        sizes["capacity"] = max(sizes["capacity"], -(-2 * call // stride) * stride)
         if (run / "config.json").is_file():
             config = json.loads((run / "config.json").read_text(encoding="utf-8"))
             arrays, manifest = checkpoint.read(run / "learner")
             if TOGETHER not in manifest:
                 raise RunError(f"{run} was begun in a process of its own: go on with transport='processes'")
             stands = manifest[TOGETHER]
+            sizes["capacity"] = manifest["experience"]["capacity"]  # as this run was begun
             self.learner = from_arrays(arrays, manifest, run)
             self.experience = Experience.load(run / "experience", manifest["experience"], fields, **sizes)
             self.generator.bit_generator.state = stands["generator"]

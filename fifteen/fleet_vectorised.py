@@ -2,7 +2,8 @@
 
 Each is kept, saved and told of as a run of `fifteen.work` is, in a folder of its own; what is shared is the process,
 what is compiled, and every call of the device for a block of ticks. Acting goes on while updates are computed, with the
-weights of one block ago, as in `work`: what is computed does not depend on timing.
+weights of one block ago, as in `work`; without updates the next block is acted while the host takes in the one before.
+What is computed does not depend on timing.
 """
 
 import time
@@ -38,9 +39,9 @@ def work_together(tasks: Sequence[Task], parent: Path, board: Board, stop: Calla
     """Let all of them work until they have finished, or `stop` says so: then they are saved.
 
     tasks: of all who took part so far, also of those who have ended: products of matrices round otherwise where there
-    are more or fewer of them. parent: the folder of what they begin as. workers: threads that learn. A job that cannot
-    be opened, and an instance whose numbers are not finite, fails by name and harms no other. Raises RunError, before
-    anything has begun, that names the assignments that need a process of their own.
+    are more or fewer of them. parent: the folder of what they begin as. workers: threads that learn, act and save. A
+    job that cannot be opened, and an instance whose numbers are not finite, fails by name and harms no other. Raises
+    RunError, before anything has begun, that names the assignments that need a process of their own.
     """
     born = load(parent)
     with ExitStack() as stack:
@@ -59,7 +60,6 @@ def work_together(tasks: Sequence[Task], parent: Path, board: Board, stop: Calla
         for task, error in broken:
             if not task.ended:
                 board.ended(task.number, "failed", f"{type(error).__name__}: {error}")
-        pool = stack.enter_context(ThreadPoolExecutor(workers, "fifteen-update"))
         ready: dict[str, list[Member]] = {}
         for member in members:
             try:
@@ -71,6 +71,8 @@ def work_together(tasks: Sequence[Task], parent: Path, board: Board, stop: Calla
             ready.setdefault(member.task.assignment["learn"], []).append(member)
             if not member.task.ended:
                 board.begun(member.task.number)
+        # Last, so that it ends first: members are saved in it.
+        pool = stack.enter_context(ThreadPoolExecutor(workers, "fifteen-together"))
         shifts = [_Shift(ones, board, pool) for ones in ready.values()]
         while any(shift.open for shift in shifts) and not stop():
             for shift in shifts:
@@ -123,7 +125,7 @@ class _Shift:
         """One block of ticks of all members, and of updates of those who learn. save: and all are saved after it."""
         if not self.open:
             return
-        rows, self._ahead = (self._act() if self._ahead is None else self._ahead.result()), None
+        rows, self._ahead = (self._act(self._gone()) if self._ahead is None else self._ahead.result()), None
         for one, begun in zip(self.members, rows.begun.tolist(), strict=True):
             one.began(begun)
         # What a ring has overwritten can no longer be saved.
@@ -131,7 +133,7 @@ class _Shift:
         due = save or full or time.monotonic() - self._saved_at >= SAVE_EVERY_S
         at_work = [n for n, one in enumerate(self.members) if one.reason is None]
         if not self._learns and not due and rows.active[at_work].all():
-            self._ahead = self._pool.submit(self._act)  # while the host takes in what was lived
+            self._ahead = self._pool.submit(self._act, self._gone())  # while the host takes in what was lived
         whole: list[int] = []
         ending: list[int] = []
         for n in at_work:
@@ -161,10 +163,13 @@ class _Shift:
         if due:
             self.save()
 
-    def _act(self) -> crew.Rows:
-        """One block of ticks of all members: its rows, on the host."""
+    def _gone(self) -> np.ndarray:
+        """Who is not at work any more, bool[N]."""
+        return np.array([one.reason is not None for one in self.members])
+
+    def _act(self, gone: np.ndarray) -> crew.Rows:
+        """One block of ticks of all members but those who are gone: its rows, on the host."""
         seeds = np.array([one.next_seeds(self._ticks)[: self._ticks] for one in self.members], np.uint32)
-        gone = np.array([one.reason is not None for one in self.members])
         lives = self._lives._replace(over=self._lives.over | gone)
         self._lives, self._states, rows = self._crew.act(
             self._weights, lives, self._states, self._jobs, seeds, self._total

@@ -389,7 +389,7 @@ class Worker:
 def experience_shape(
     config: MindConfig, work: WorkConfig, layout: Layout, streams: int, has_image: bool, most: int | None = None
 ) -> tuple[dict[str, Field], dict[str, int]]:
-    """Fields of a row, and the sizes of the `Experience` of a lifetime. most: rows that there will be, if known."""
+    """Fields of a row, and the sizes of the `Experience` of a lifetime. most: no more rows will come, if known."""
     fields = {
         "frame": Field((layout.percept_size,), "float32"),
         "decision": Field((layout.decision_size,), "float32"),

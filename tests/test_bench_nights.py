@@ -153,6 +153,7 @@ def amalgamated(kept, sleeper):
     measured |= {"instance/c": 0.1, "sleep 8": {"a": kept, "b": 1.0, "c": 0.0}}
     return {
         "steps": 800,
+        "jobs": ["a", "b"],
         "measured": {
             **measured,
             f"{next_}/parent": None,
@@ -171,7 +172,10 @@ def test_amalgamation_over_seeds(capsys):
     assert summary["next"]["parent"] == {"median": 0.25, "low": 0.125, "high": 1.0, "n": 3}
     assert summary["next"]["quickest instance"] == {"median": 0.5, "low": 0.25, "high": 2.0, "n": 3}
     nobody = {f"next/{TASK.name}/{who}": None for who in ("parent", "sleep", "a")}
-    assert amalgamate.next_steps(nobody, TASK.name, 800) is None
+    assert amalgamate.next_steps(nobody, TASK.name, 800, ["a"]) is None
+    some = {f"next/{TASK.name}/{who}": 5 for who in ("parent", "sleep", "a")}
+    assert amalgamate.next_steps(some, TASK.name, 800, ["a"]) == {"parent": 5, "sleep": 5, "a": 5}
+    assert amalgamate.next_steps(some, TASK.name, 800, ["a", "b"]) is None
     two = [{"parent": 100, "sleep": 200, "a": 100, "b": 400}, {"parent": 400, "sleep": 200, "a": 100, "b": 400}]
     assert amalgamate.next_ratios(two) == pytest.approx(
         {"parent": 1.0, "quickest instance": 2.0, "best instance": 2.0, "instance in the middle": 1.25}
@@ -287,10 +291,11 @@ def test_growth_by_rehearsal_and_by_what_is_stored(capsys):
 
 
 def test_all_tasks_can_be_told_apart_and_have_a_scale():
-    tasks = [*many_jobs.SEQUENCE, *many_jobs.every_template(150)]
-    assert len(many_jobs.TASKS) == len(many_jobs.SEQUENCE) == 20
+    named = [*many_jobs.SEQUENCE, *many_jobs.NEXT[3:]]
+    tasks = [*named, *many_jobs.every_template(150)]
+    assert len(many_jobs.SEQUENCE) == 20 and len(many_jobs.TASKS) == len(named) == 23
     assert len(many_jobs.INSTANCES) == max(amalgamate.COUNTS)
-    assert len({(task.job, json.dumps(task.kwargs)) for task in tasks[20:]}) == 150
+    assert len({(task.job, json.dumps(task.kwargs)) for task in tasks[23:]}) == 150
     assert all(task.reference > task.random for task in tasks)
 
 

@@ -107,7 +107,7 @@ def test_rows_that_do_not_fit_change_nothing():
     ):
         with pytest.raises(ValueError, match="expected"):
             experience.extend(wrong, states)
-    with pytest.raises(ValueError, match="2 streams"):
+    with pytest.raises(ValueError, match="3 rows for 2 streams"):
         filled(0, streams=2).extend(rows, memory)
     assert contents(experience) == before
     experience.extend(rows, memory)

@@ -12,7 +12,7 @@ from small import WORK
 from test_fleet import Clock
 
 import fifteen
-from fifteen import crew, fleet, fleet_vectorised
+from fifteen import crew, fleet, fleet_member, fleet_vectorised
 from fifteen.checkpoint import read
 from fifteen.errors import RunError
 from fifteen.experience import Experience, Field
@@ -94,11 +94,26 @@ def test_in_context_every_instance_works_as_at_work_and_goes_on_exactly(tmp_path
     assert deploy(born(), day, tmp_path / "broken", config=HERE).interrupted
     stood = [read(folder)[1][TOGETHER]["recorder"]["step"] for folder in (tmp_path / "broken").glob("*/learner")]
     assert len(stood) == 4 and all(0 < steps < 300 for steps in stood)
+
+    def roomier(*arguments, shape=fleet_member.experience_shape):  # as another version might have it
+        fields, sizes = shape(*arguments)
+        return fields, sizes | {"capacity": 2 * sizes["capacity"]}
+
+    monkeypatch.setattr(fleet_member, "experience_shape", roomier)
     second = go_on(tmp_path / "broken")
     for run, other in zip(second.took_part, whole.took_part, strict=True):
         assert all((rows(run)[0][name] == rows(other)[0][name]).all() for name in ("frame", "decision"))
         (one, _), (two, _) = (read(folder / "learner") for folder in (run, other))
         assert (one["log/finished"] == two["log/finished"]).all()
+
+
+def test_a_small_replay_loses_nothing_that_was_lived(tmp_path):
+    parent = fifteen.new("debug", seed=0, work=dataclasses.replace(WORK.on_policy(), replay=24))
+    (run,) = deploy(parent, [Assignment(JOBS[0], 300, learn="context")], tmp_path / "a", config=HERE).took_part
+    index = read(run / "learner")[1]["experience"]
+    assert index["capacity"] == 64 and index["count"][0] > 300
+    with Store(tmp_path / "store") as store:
+        assert store.add_run(run).rows == index["count"][0]
 
 
 def test_every_instance_has_weights_and_a_job_of_its_own(worked):
