@@ -107,15 +107,18 @@ INSTANCES = (
     _drawn("grid/key-door", "wall"),
     _drawn("work/queue", "feedback"),
 )
-NEXT = (
+_NEXT = (
     _drawn("control/cart-pole", "units"),
     _drawn("grid/maze", "pillars"),
     _drawn("control/acrobot", "delayed"),
+)
+SEQUENCE = (*INSTANCES, *_NEXT, _drawn("work/maintenance", "shocks"))
+NEXT = (
+    *_NEXT,
     _drawn("control/mountain-car", "units"),
     _drawn("grid/key-door", "unmarked"),
     _drawn("linear/random", "integrators"),
 )
-SEQUENCE = (*INSTANCES, *NEXT[:3], _drawn("work/maintenance", "shocks"))
 TASKS = {task.name: task for task in (*SEQUENCE, *NEXT)}
 
 

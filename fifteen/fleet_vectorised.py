@@ -121,23 +121,34 @@ class _Shift:
     def open(self) -> list["Member"]:
         return [one for one in self.members if one.reason is None]
 
-    def block(self, save: bool = False) -> None:
-        """One block of ticks of all members, and of updates of those who learn. save: and all are saved after it."""
+    def block(self) -> None:
+        """One block of ticks of all members, and of updates of those who learn."""
         if not self.open:
             return
+        rows = self._lived()
+        # What a ring has overwritten can no longer be saved.
+        full = any(one.experience.unsaved + 2 * self._ticks > one.experience.capacity for one in self.open)
+        due = full or time.monotonic() - self._saved_at >= SAVE_EVERY_S
+        if not self._learns and not due and rows.active[~self._gone()].all():
+            self._ahead = self._pool.submit(self._act, self._gone())  # while the host takes in what was lived
+        self._take_in(rows)
+        if due:
+            self.save()
+
+    def _lived(self) -> crew.Rows:
+        """What the block brought that has begun, or begins now."""
         rows, self._ahead = (self._act(self._gone()) if self._ahead is None else self._ahead.result()), None
         for one, begun in zip(self.members, rows.begun.tolist(), strict=True):
             one.began(begun)
-        # What a ring has overwritten can no longer be saved.
-        full = any(one.experience.unsaved + 2 * self._ticks > one.experience.capacity for one in self.open)
-        due = save or full or time.monotonic() - self._saved_at >= SAVE_EVERY_S
-        at_work = [n for n, one in enumerate(self.members) if one.reason is None]
-        if not self._learns and not due and rows.active[at_work].all():
-            self._ahead = self._pool.submit(self._act, self._gone())  # while the host takes in what was lived
+        return rows
+
+    def _take_in(self, rows: crew.Rows) -> None:
         whole: list[int] = []
         ending: list[int] = []
-        for n in at_work:
-            count = self.members[n].take_in(rows, n)
+        for n, one in enumerate(self.members):
+            if one.reason is not None:
+                continue
+            count = one.take_in(rows, n)
             lived = rows.frames[n, :count], rows.decisions[n, :count], rows.memory[n]
             if not all(np.isfinite(array).all() for array in lived):
                 self._fail(n, "what it perceived or decided is not finite")
@@ -160,8 +171,6 @@ class _Shift:
                 with self._at_its_own_risk(n):
                     self.members[n].tell()
                 self._board.stands(self.members[n].task.number, self.members[n].recorder.step)
-        if due:
-            self.save()
 
     def _gone(self) -> np.ndarray:
         """Who is not at work any more, bool[N]."""
@@ -232,8 +241,8 @@ class _Shift:
 
     def save(self) -> None:
         """All who are at work, as they stand."""
-        if self._ahead is not None and self.open:
-            return self.block(save=True)
+        if self._ahead is not None:
+            self._take_in(self._lived())
         self.finish()
         self._save([n for n, one in enumerate(self.members) if one.reason is None])
         self._saved_at = time.monotonic()

@@ -36,13 +36,15 @@ def assignments(steps=STEPS):
 
 
 def rows(run):
-    """All rows of a run, and the weights in which it ended."""
+    """All rows of a run with the memories that strides began with, and the weights in which it ended."""
     arrays, manifest = read(run / "learner")
     index = manifest["experience"]
     fields = {name: Field(tuple(one["shape"]), one["dtype"]) for name, one in index["fields"].items()}
     sizes = {name: index[name] for name in ("streams", "capacity", "stride", "memory_size")}
     experience = Experience.load(run / "experience", index, fields, **sizes)
-    return experience.tail(0, int(experience.count[0])), arrays["weights"]
+    count = int(experience.count[0])
+    memory = experience.memory[0, : -(-count // experience.stride)]
+    return experience.tail(0, count) | {"memory": memory}, arrays["weights"]
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +82,8 @@ def test_in_context_every_instance_works_as_at_work_and_goes_on_exactly(tmp_path
         for name, array in alone.items():
             np.testing.assert_allclose(together[name], array, rtol=1e-3, atol=1e-3, err_msg=name)
         arrays, manifest = read(run / "learner")
-        assert arrays["log/finished"][:, 1:3].tolist() == np.stack([log.lengths, log.steps], 1).tolist()
+        columns = (log.returns, log.lengths, log.steps, log.expected, log.discounted, log.surprise)
+        np.testing.assert_allclose(arrays["log/finished"], np.stack(columns, 1), rtol=1e-3, atol=1e-3)
         assert len(arrays["log/finished"]) + 300 == manifest["experience"]["count"][0]
     blocks = []
 
@@ -102,7 +105,7 @@ def test_in_context_every_instance_works_as_at_work_and_goes_on_exactly(tmp_path
     monkeypatch.setattr(fleet_member, "experience_shape", roomier)
     second = go_on(tmp_path / "broken")
     for run, other in zip(second.took_part, whole.took_part, strict=True):
-        assert all((rows(run)[0][name] == rows(other)[0][name]).all() for name in ("frame", "decision"))
+        assert all((rows(run)[0][name] == rows(other)[0][name]).all() for name in ("frame", "decision", "memory"))
         (one, _), (two, _) = (read(folder / "learner") for folder in (run, other))
         assert (one["log/finished"] == two["log/finished"]).all()
 
