@@ -54,6 +54,19 @@ def assert_told_as(run, log):
     np.testing.assert_allclose(told, np.stack(columns, 1), rtol=1e-2, atol=1e-3)
 
 
+def stop_at_block(number, monkeypatch):
+    """A round is told to stop when so many blocks have begun."""
+    blocks = []
+
+    def counted(self, *arguments, act=crew.Crew.act):
+        blocks.append(None)
+        if len(blocks) == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return act(self, *arguments)
+
+    monkeypatch.setattr(crew.Crew, "act", counted)
+
+
 @pytest.fixture(scope="module")
 def worked(tmp_path_factory):
     folder = tmp_path_factory.mktemp("vectorised")
@@ -98,15 +111,7 @@ def test_in_context_every_instance_works_as_at_work_and_goes_on_exactly(tmp_path
         arrays, manifest = read(run / "learner")
         assert_told_as(run, log)
         assert len(arrays["log/finished"]) + 300 == manifest["experience"]["count"][0]
-    blocks = []
-
-    def counted(self, *arguments, act=crew.Crew.act):
-        blocks.append(None)
-        if len(blocks) == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return act(self, *arguments)
-
-    monkeypatch.setattr(crew.Crew, "act", counted)
+    stop_at_block(4, monkeypatch)
     assert deploy(born(), day, tmp_path / "broken", config=HERE).interrupted
     stood = [read(folder)[1][TOGETHER]["recorder"]["step"] for folder in (tmp_path / "broken").glob("*/learner")]
     assert len(stood) == 4 and all(0 < steps < 300 for steps in stood)
@@ -150,16 +155,8 @@ def test_the_night_takes_them(worked, tmp_path):
 
 def test_interrupted_it_goes_on_exactly_and_compiles_nothing_again(worked, tmp_path, monkeypatch):
     monkeypatch.setattr(fleet_vectorised, "SAVE_EVERY_S", 0.0)
-    blocks = []
-
-    def counted(self, *arguments, act=crew.Crew.act):
-        blocks.append(None)
-        if len(blocks) == 17:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return act(self, *arguments)
-
     compiled = crew.Crew.act._cache_size()  # pyright: ignore[reportAttributeAccessIssue]
-    monkeypatch.setattr(crew.Crew, "act", counted)
+    stop_at_block(17, monkeypatch)
     first = deploy(born(), assignments(), tmp_path, config=HERE)
     assert first.interrupted and not first.records
     told = []
